@@ -1,0 +1,1 @@
+"""Local language models, handled the way git handles code: the metalchat command."""

@@ -1,0 +1,1 @@
+"""The contract between a language model and whoever talks to it."""

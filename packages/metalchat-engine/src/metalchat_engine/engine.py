@@ -1,0 +1,164 @@
+"""The two Protocols that an engine implements, the optional ones, and the data they exchange."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+from metalchat_engine.events import Event
+from metalchat_engine.messages import Message
+from metalchat_engine.request import GenerationRequest
+
+SPI_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """A model on disk: a directory, or a single file such as a GGUF.
+
+    `options` override the model's own config.json, key by key. `name` is what a message calls the
+    model; the path is shown where it is empty.
+    """
+
+    path: Path
+    name: str = ""
+    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How an engine loads and runs a model.
+
+    `context_length` caps the tokens of prompt and answer together; None takes the model's own.
+    `prefill_chunk` is the number of prompt tokens per step. `extra` is the manifest's [engine]
+    table less `name`; an engine refuses a key it does not know.
+    """
+
+    context_length: int | None = None
+    prefill_chunk: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an engine honours for one model; `check` refuses everything else."""
+
+    messages: bool = True
+    tools: bool = False
+    images: bool = False
+    json_schema: bool = False
+    regex: bool = False
+    grammar: bool = False
+    logprobs: bool = False
+    logit_bias: bool = False
+    penalties: bool = False
+    seed: bool = False
+    reasoning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What reading a model's headers tells, in milliseconds and without loading it.
+
+    `reason` says in one line why the engine cannot load it, None if it can. Sizes are bytes:
+    `weights_bytes` once loaded, `cache_bytes_per_token` for each token of context.
+    """
+
+    loadable: bool
+    reason: str | None = None
+    architecture: str | None = None
+    parameters: int | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    context_length: int | None = None
+    weights_bytes: int | None = None
+    cache_bytes_per_token: int | None = None
+    capabilities: Capabilities = field(default_factory=Capabilities)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A loaded model. `memory_bytes` is what it holds now, weights and caches."""
+
+    name: str
+    architecture: str
+    context_length: int
+    vocab_size: int
+    dtype: str
+    memory_bytes: int
+    capabilities: Capabilities
+    quantization: str | None = None
+
+
+class Model(Protocol):
+    """A loaded model; a context manager that closes it."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def generate(self, request: GenerationRequest) -> Iterator[Event]:
+        """Stream one answer; exactly one `Finish` ends it.
+
+        Safe to call from several threads at once. Closing the iterator cancels within one token.
+
+        Raises:
+            UnsupportedRequest: before any work, for what `info.capabilities` does not declare.
+            ContextTooLong: before any work, when the prompt leaves no room for an answer.
+            ModelClosed: after `close`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the memory. Closing twice is fine; a generation under way ends with ModelClosed."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+class Engine(Protocol):
+    """A way to run models; found through the entry-point group `metalchat.engines`."""
+
+    spi_version: ClassVar[int]
+
+    def inspect(self, source: ModelSource) -> Inspection:
+        """Read headers only, and say whether and how this engine can load the model. Never raises for a bad model."""
+        ...
+
+    def load(self, source: ModelSource, settings: EngineSettings) -> Model:
+        """Load a model.
+
+        Raises:
+            UnsupportedModel: a whole model that this engine cannot run.
+            InvalidModel: a damaged or dishonest file, found before anything is allocated for it.
+            UnsupportedRequest: a setting this engine does not know.
+            OutOfMemory: the weights do not fit.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsEmbedding(Protocol):
+    """A model that turns texts into vectors."""
+
+    def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]: ...
+
+
+@runtime_checkable
+class SupportsTokenCount(Protocol):
+    """A model that counts the prompt tokens of messages without running them."""
+
+    def count_tokens(self, messages: Sequence[Message]) -> int: ...
+
+
+@runtime_checkable
+class SupportsPromptState(Protocol):
+    """A model that saves and restores the KV state of a conversation."""
+
+    def save_state(self, conversation: str, path: Path) -> None: ...
+
+    def restore_state(self, conversation: str, path: Path) -> None: ...

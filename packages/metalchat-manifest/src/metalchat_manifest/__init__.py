@@ -1,0 +1,1 @@
+"""What is selected and configured, in which scope, and why."""

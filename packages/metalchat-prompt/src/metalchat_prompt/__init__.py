@@ -1,0 +1,1 @@
+"""Messages to the exact tokens a model was trained on, and its output back to text."""

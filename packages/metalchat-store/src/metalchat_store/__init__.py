@@ -1,0 +1,1 @@
+"""Models as bytes: pull, verify, keep and share."""

@@ -1,0 +1,1 @@
+"""The remotes that the store brings along; each is loaded through its entry point."""

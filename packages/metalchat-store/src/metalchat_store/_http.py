@@ -1,0 +1,332 @@
+"""The HTTP client of the remotes, and the only module that knows which library speaks HTTP.
+
+A request is built anew for every hop of a redirect from a short list of headers. The value of `Authorization` comes
+from a function that is asked with the hop's own address, and only while that address has the origin of the server
+that the user named. There are no cookies, no netrc, no default headers; proxies of the environment are used, except
+for this computer. Nothing is tried twice: an error says whether the same request may succeed later.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from metalchat_store._address import AddressError, Origin, origin_of, redirected
+from metalchat_store._answers import AnswerError, Json, TooLarge, gathered, inflated, parse_json
+from metalchat_store._waiting import LONGEST_PAUSE, TooSlow, asked_pause, duration, paced, within
+from metalchat_store.errors import AccessDenied, IntegrityError, NetworkError
+
+if TYPE_CHECKING:
+    import httpx
+
+    from metalchat_store.remote import Authorizer
+
+MIB = 1 << 20
+_REDIRECTS = (301, 302, 303, 307, 308)
+_BUSY = {408: "took too long", 429: "has too many requests"}
+_AUTHORIZATION = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,4094}[\x21-\x7e])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Seconds, redirects and bytes a second that one request may take."""
+
+    connect: float = 10.0
+    silence: float = 30.0
+    deadline: float = 60.0
+    redirects: int = 10
+    rate: float = 1024.0
+    window: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """Status and headers of one answer. Names are lower-case; a header sent twice is joined with a comma."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    origin: Origin
+
+    @property
+    def redirects(self) -> bool:
+        """Whether the answer sends the client elsewhere."""
+        return self.status in _REDIRECTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Head):
+    """A whole answer of an API call, decoded."""
+
+    data: bytes
+
+    def json(self, service: str) -> Json:
+        """The JSON value; `NetworkError` saying that the host is no `service` (`a Hugging Face hub`) otherwise."""
+        try:
+            return parse_json(self.data)
+        except AnswerError as error:
+            raise self.unlike(service, str(error)) from error
+
+    def unlike(self, service: str, reason: str) -> NetworkError:
+        """The error of an answer that such a service would not give."""
+        path = self.url.partition("?")[0].removeprefix(self.origin.url)
+        path = path if len(path) <= 60 else path[:57] + "..."
+        return NetworkError(
+            f"{self.origin.shown} did not answer like {service} ({reason} at {path}): "
+            "check the network or the address of the model"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream(Head):
+    """An open answer; `chunks` yields its bytes as they were sent, once, and raises `NetworkError`."""
+
+    chunks: Iterator[bytes]
+
+    def refuse_encoding(self, name: str) -> None:
+        """`IntegrityError` if the file `name` comes compressed, which could grow without limit."""
+        if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise IntegrityError(f"'{name}' was sent compressed, which is not allowed")
+
+
+@dataclass(slots=True)
+class Http:
+    """A client that may be used from several threads. `transport` replaces the network, for tests.
+
+    `clock` is monotonic, in seconds, and measures how long data is waited for.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    limits: Limits = field(default_factory=Limits)
+    transport: object | None = None
+    _clients: dict[str, "httpx.Client"] = field(default_factory=dict, init=False, repr=False)
+    _reached: set[Origin] = field(default_factory=set, init=False, repr=False)
+    _lock: Lock = field(default_factory=Lock, init=False, repr=False)
+
+    def fetch(
+        self,
+        url: str,
+        *,
+        home: Origin,
+        authorize: "Authorizer",
+        limit: int = MIB,
+        accept: str = "application/json",
+        inspect: Callable[[Head], None] | None = None,
+    ) -> Answer:
+        """The whole answer to a GET of the server's API, at most `limit` bytes decoded, within the deadline.
+
+        Redirects are followed within `home` only. Every status is returned as it is; `inspect` sees every hop.
+        Raises `NetworkError`.
+        """
+        until = self.clock() + self.limits.deadline
+        headers = {"Accept": accept, "Accept-Encoding": "gzip"}
+        with self.open(url, home=home, authorize=authorize, headers=headers, abroad=False, inspect=inspect) as stream:
+            try:
+                encoding = stream.headers.get("content-encoding", "")
+                data = gathered(inflated(self._until(until, stream), encoding), limit)
+            except TooLarge as error:
+                raise NetworkError(f"{stream.origin.shown}: the answer is larger than {limit >> 20} MiB") from error
+            except AnswerError as error:
+                raise NetworkError(f"{stream.origin.shown} sent an answer that cannot be read: {error}") from error
+            return Answer(url=stream.url, status=stream.status, headers=stream.headers, origin=stream.origin, data=data)
+
+    @contextmanager
+    def open(
+        self,
+        url: str,
+        *,
+        home: Origin,
+        authorize: "Authorizer",
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        abroad: bool = True,
+        inspect: Callable[[Head], None] | None = None,
+    ) -> Iterator[Stream]:
+        """The answer to a GET or HEAD after at most ten redirects, closed when the context is left.
+
+        With `abroad`, redirects to other servers are followed without authorization, otherwise they are an error.
+        `inspect` is called with each hop's head before it is followed, and may raise. Raises `NetworkError`.
+        """
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"} | dict(headers or {})
+        for _ in range(self.limits.redirects + 1):
+            response, origin = self._send(method, url, home, authorize, headers)
+            try:
+                joined = {name.lower(): value for name, value in response.headers.items()}
+                head = Head(url=url, status=response.status_code, headers=joined, origin=origin)
+                if inspect is not None:
+                    inspect(head)
+                if not head.redirects:
+                    yield Stream(
+                        url=url,
+                        status=head.status,
+                        headers=joined,
+                        origin=origin,
+                        chunks=self._chunks(response, origin),
+                    )
+                    return
+                url = _followed(head, home, abroad=abroad)
+            finally:
+                response.close()
+        raise NetworkError(f"{home.shown} sent more than {self.limits.redirects} redirects in a row")
+
+    def close(self) -> None:
+        """End all connections. The client may be used again."""
+        with self._lock:
+            clients = list(self._clients.values())
+            self._clients.clear()
+        for client in clients:
+            client.close()
+
+    def _send(
+        self, method: str, url: str, home: Origin, authorize: "Authorizer", headers: Mapping[str, str]
+    ) -> tuple["httpx.Response", Origin]:
+        import httpx
+
+        try:
+            origin = origin_of(url)
+        except AddressError as error:
+            raise NetworkError(f"an address of {home.shown} is not valid: {error}") from error
+        sent = {"User-Agent": "metalchat-store"} | dict(headers)
+        value = authorize(url) if origin == home else None
+        if value is not None:
+            if _AUTHORIZATION.fullmatch(value) is None:
+                raise AccessDenied(
+                    f"the credential for {origin.shown} holds a line break or another character that is not allowed"
+                )
+            sent["Authorization"] = value
+        limits = self.limits
+        timeout = httpx.Timeout(limits.silence, connect=limits.connect)
+        try:
+            request = httpx.Request(method, url, headers=sent, extensions={"timeout": timeout.as_dict()})
+            port = request.url.port or {"http": 80, "https": 443}.get(request.url.scheme)
+            if (request.url.scheme, request.url.host, port) != (origin.scheme, origin.host, origin.port):
+                raise NetworkError(f"an address of {home.shown} is ambiguous")
+            client = self._client(origin.scheme)
+            response = within(
+                limits.deadline, lambda: client.send(request, stream=True, auth=None), httpx.Response.close
+            )
+        except TimeoutError as error:
+            raise NetworkError(
+                f"{origin.shown} did not answer within {duration(limits.deadline)}", transient=True
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ImportError) as error:
+            raise self._translated(error, origin) from error
+        self._reached.add(origin)
+        return response, origin
+
+    def _client(self, scheme: str) -> "httpx.Client":
+        with self._lock:
+            if scheme not in self._clients:
+                self._clients[scheme] = _new_client(scheme, self.transport)
+            return self._clients[scheme]
+
+    def _chunks(self, response: "httpx.Response", origin: Origin) -> Iterator[bytes]:
+        import httpx
+
+        limits = self.limits
+        try:
+            yield from paced(response.iter_raw(), clock=self.clock, rate=limits.rate, window=limits.window)
+        except TooSlow as error:
+            slow = f"{limits.rate / 1024:.0f} KiB/s for {duration(limits.window)}"
+            raise NetworkError(f"{origin.shown} sent less than {slow}", transient=True) from error
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            raise self._translated(error, origin) from error
+
+    def _until(self, deadline: float, stream: Stream) -> Iterator[bytes]:
+        for chunk in stream.chunks:
+            if self.clock() > deadline:
+                limit = duration(self.limits.deadline)
+                raise NetworkError(f"{stream.origin.shown} did not finish its answer within {limit}", transient=True)
+            yield chunk
+
+    def _translated(self, error: Exception, origin: Origin) -> NetworkError:
+        """One line for an error of the library, whose own text may hold headers or addresses of proxies."""
+        import httpx
+
+        host = origin.shown
+        if isinstance(error, httpx.ProxyError):
+            return NetworkError(f"the proxy does not let {host} be reached: check HTTPS_PROXY")
+        if isinstance(error, httpx.ConnectTimeout):
+            limit = duration(self.limits.connect)
+            return NetworkError(f"{host} cannot be reached within {limit}", transient=origin in self._reached)
+        if isinstance(error, httpx.TimeoutException):
+            return NetworkError(f"{host} sent nothing for {duration(self.limits.silence)}", transient=True)
+        if isinstance(error, httpx.ConnectError):
+            reason, final = _why(error)
+            return NetworkError(f"{host} cannot be reached: {reason}", transient=not final and origin in self._reached)
+        if isinstance(error, httpx.RemoteProtocolError):
+            text = str(error)
+            if "closed connection" in text or "disconnected" in text:
+                return NetworkError(f"{host} ended the connection early", transient=True)
+            return NetworkError(f"{host} does not speak HTTP as it should: check the network or a proxy in between")
+        if isinstance(error, httpx.NetworkError | OSError):
+            return NetworkError(f"the connection to {host} was lost", transient=True)
+        return NetworkError(f"the request to {host} is not possible: {type(error).__name__}")
+
+
+def busy(head: Head) -> NetworkError | None:
+    """The error of an answer that says "not now" (408, 429, 5xx) with the pause that it asks for; None for others.
+
+    A pause above 60 seconds is not waited for: the error then says how long the server wants, and is final.
+    """
+    if head.status not in _BUSY and head.status < 500:
+        return None
+    pause = asked_pause(head.headers)
+    host = head.origin.shown
+    if pause is not None and pause > LONGEST_PAUSE:
+        reason = "too many requests" if head.status == 429 else f"status {head.status}"
+        return NetworkError(f"{host} asks to wait {duration(pause)} ({reason}): try again later", retry_after=pause)
+    if head.status in _BUSY:
+        return NetworkError(
+            f"{host} {_BUSY[head.status]} ({head.status}): try again later", transient=True, retry_after=pause
+        )
+    return NetworkError(f"{host} answered {head.status}: try again later", transient=True, retry_after=pause)
+
+
+def _followed(head: Head, home: Origin, *, abroad: bool) -> str:
+    try:
+        target = redirected(head.url, head.headers.get("location", ""))
+    except AddressError as error:
+        raise NetworkError(f"{head.origin.shown} sent a redirect that is not followed: {error}") from error
+    other = origin_of(target)
+    if other != home and not abroad:
+        raise NetworkError(f"{home.shown} sent a redirect to another server ({other.shown}), which is not followed")
+    return target
+
+
+def _new_client(scheme: str, transport: object | None) -> "httpx.Client":
+    import httpx
+
+    if transport is not None:
+        if not isinstance(transport, httpx.BaseTransport):
+            raise TypeError("transport is not one of httpx")
+        return httpx.Client(transport=transport)
+    if scheme == "http":  # this computer only: no certificates, no proxy
+        return httpx.Client(verify=False, trust_env=False)  # noqa: S501 - this client is given no https address
+    import ssl
+
+    import truststore
+
+    return httpx.Client(verify=truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+
+def _why(error: BaseException) -> tuple[str, bool]:
+    """Why a connection failed, and whether trying again is of no use."""
+    import socket
+    import ssl
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return "its certificate is not trusted", True
+        if isinstance(cause, ssl.SSLError):
+            return "no secure connection is possible", True
+        if isinstance(cause, socket.gaierror):
+            return "its name is not known: check the network or the address of the model", False
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower(), False
+        cause = cause.__cause__ or cause.__context__
+    return "the connection failed", False

@@ -1,0 +1,56 @@
+"""What a hub's refusals mean to a person. The hub's own words are never shown: its error code and the status decide."""
+
+import re
+from urllib.parse import urlsplit
+
+from metalchat_store._http import Head, busy
+from metalchat_store.errors import AccessDenied, NetworkError, Refused, RepositoryNotFound, StoreError
+from metalchat_store.remotes._hub_address import HubModel
+
+_MODEL_PATH = re.compile(r"/(?:api/models/)?([\w.-]+(?:/[\w.-]+)?)/(?:revision|tree|resolve)/", re.ASCII)
+_DISABLED = "Access to this resource is disabled."
+
+
+def refusal(head: Head, model: HubModel, *, what: str, authorized: bool) -> StoreError:
+    """The error for an answer that is not 2xx. `what` names what was asked for; `authorized`: a credential was sent."""
+    later = busy(head)
+    if later is not None:
+        return later
+    host = model.origin.shown
+    code = head.headers.get("x-error-code", "")
+    add = f"metalchat credential add --host {model.origin.url}"
+    if head.headers.get("x-error-message") == _DISABLED:
+        return AccessDenied(f"{host} has disabled '{model.name}' for everybody")
+    if code == "GatedRepo":
+        if not authorized:
+            return AccessDenied(f"'{model.name}' needs its licence accepted at {model.url} and a credential: {add}")
+        return AccessDenied(f"your account may not read '{model.name}' yet: ask for access at {model.url}")
+    if head.status == 401:
+        if authorized:
+            return AccessDenied(f"{host} refused the credential for '{model.name}' (is it expired?): {add}")
+        return AccessDenied(f"'{model.name}' does not exist at {host} or needs a credential: {add}")
+    if head.status == 403:
+        if authorized:
+            return AccessDenied(
+                f"access to '{model.name}' at {host} is denied: the credential lacks the right to read it"
+            )
+        return AccessDenied(f"access to '{model.name}' at {host} is denied without a credential: {add}")
+    if head.status in (404, 410):
+        if code == "RevisionNotFound":
+            return RepositoryNotFound(f"'{model.name}' at {host} has no such revision: {what}")
+        if code == "EntryNotFound":
+            return RepositoryNotFound(f"'{model.name}' at {host} has no such file: {what}")
+        hidden = "" if authorized else f". If it is private: {add}"
+        return RepositoryNotFound(f"there is no model '{model.name}' at {host}{hidden}")
+    return NetworkError(f"{host} answered {head.status} when asked for {what}")
+
+
+def check_rename(head: Head, model: HubModel) -> None:
+    """`Refused` if a redirect leads to a model of another name: who owns that name now is for a person to judge."""
+    if not head.redirects:
+        return
+    found = _MODEL_PATH.match(urlsplit(head.headers.get("location", "")[:4096]).path)
+    if found is not None and found[1] != model.name and "resolve-cache" not in found[1]:
+        raise Refused(
+            f"'{model.name}' is now '{found[1]}': if you trust that, pull {model.origin.url}/{found[1]} instead"
+        )

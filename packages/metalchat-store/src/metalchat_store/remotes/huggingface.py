@@ -1,0 +1,184 @@
+"""Models of a Hugging Face hub, pulled over plain HTTP: one commit, each file by the identity that its list gives."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+from metalchat_store._http import Head, Http, Stream
+from metalchat_store.digest import Digest, check_sha1
+from metalchat_store.errors import IntegrityError, InvalidRepository, NetworkError
+from metalchat_store.remote import Body, Listing, RemoteContext, RemoteFile
+from metalchat_store.remotes._hub_address import HubModel, check_revision, parse_model
+from metalchat_store.remotes._hub_errors import check_rename, refusal
+from metalchat_store.remotes._hub_listing import HubApi, other_commit
+
+_EXPIRED = (401, 403, 410)
+_ETAG = re.compile(r'"([^"\x00-\x20\x7f]{1,256})"')
+_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
+_SIZE = re.compile(r"[0-9]{1,19}")
+
+
+class HuggingFaceRemote:
+    """Serves `https://host/org/name`, at `@revision` or `/tree/revision`; `http` on this computer only."""
+
+    def __init__(self) -> None:
+        self._own: Http | None = None
+        self._lock = Lock()
+
+    def list(self, repository: str, *, revision: str | None, context: RemoteContext) -> Listing:
+        """The files at the commit that `revision` (else the address, else `main`) names when this is called."""
+        model = parse_model(repository)
+        if revision is not None and model.revision not in (None, revision):
+            raise InvalidRepository(
+                f"the address names the revision '{model.revision}', the option '{revision[:60]}': give one of them"
+            )
+        api = HubApi(self._http(context), model, context.authorize)
+        commit, license_name = api.commit(check_revision(revision or model.revision or "main"))
+        return Listing(repository=repository, commit=commit, files=api.files(commit), license=license_name)
+
+    @contextmanager
+    def read(
+        self, listing: Listing, file: RemoteFile, *, offset: int, context: RemoteContext, validator: str | None = None
+    ) -> Iterator[Body]:
+        """The bytes of `file` from `offset`, or from 0 if the server does not continue there."""
+        if file.size is None or (file.sha256 is None and file.git_sha1 is None):
+            raise IntegrityError(f"the list of '{listing.repository}' gives no size or identity for {file.path!a}")
+        if offset == file.size and offset > 0:
+            yield Body(offset=offset, chunks=(), validator=validator)
+            return
+        model = parse_model(listing.repository)
+        transfer = _Transfer(self._http(context), model, listing.commit, file, context)
+        with transfer.open(offset, validator) as body:
+            yield body
+
+    def close(self) -> None:
+        """End all connections."""
+        with self._lock:
+            own, self._own = self._own, None
+        if own is not None:
+            own.close()
+
+    def _http(self, context: RemoteContext) -> Http:
+        if context.client is not None:
+            if not isinstance(context.client, Http):
+                raise TypeError("RemoteContext.client is not an Http")
+            return context.client
+        with self._lock:
+            if self._own is None:
+                self._own = Http(clock=context.clock)
+            return self._own
+
+
+class _Transfer:
+    """One file on its way: the hub says where the bytes are, and what they are is compared with the listing."""
+
+    def __init__(self, http: Http, model: HubModel, commit: str, file: RemoteFile, context: RemoteContext) -> None:
+        self._http = http
+        self._model = model
+        self._commit = commit
+        self._file = file
+        self._context = context
+        self._size = file.size or 0
+
+    @contextmanager
+    def open(self, offset: int, validator: str | None) -> Iterator[Body]:
+        """Ask at most three times: an expired address is resolved anew once, an unusable range starts over once."""
+        fresh, whole = True, offset == 0
+        while True:
+            with self._ask(0 if whole else offset, validator) as stream:
+                if fresh and stream.status in _EXPIRED and stream.origin != self._model.origin:
+                    fresh = False
+                    continue
+                if not whole and (stream.status == 416 or not self._continues(stream, offset)):
+                    whole = True
+                    continue
+                yield self._body(stream, 0 if whole or stream.status == 200 else offset)
+                return
+
+    @contextmanager
+    def _ask(self, offset: int, validator: str | None) -> Iterator[Stream]:
+        headers = {}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+            if validator is not None:
+                headers["If-Range"] = validator
+        sent: list[bool] = []
+
+        def authorize(url: str) -> str | None:
+            value = self._context.authorize(url)
+            sent.append(value is not None)
+            return value
+
+        with self._http.open(
+            self._model.resolve(self._commit, self._file.path),
+            home=self._model.origin,
+            authorize=authorize,
+            headers=headers,
+            inspect=self._inspect,
+        ) as stream:
+            if stream.origin == self._model.origin and stream.status not in (200, 206, 416):
+                raise refusal(stream, self._model, what=f"{self._file.path!a}", authorized=any(sent))
+            yield stream
+
+    def _inspect(self, head: Head) -> None:
+        """What the hub itself says about the file must be what it listed; other servers are judged by the bytes."""
+        if head.origin != self._model.origin or not (head.status in (200, 206) or head.redirects):
+            return
+        check_rename(head, self._model)
+        said = check_sha1(head.headers.get("x-repo-commit", ""))
+        if said != self._commit:
+            raise other_commit(said, self._commit)
+        self._compare_identity(head.headers.get("x-linked-etag") or head.headers.get("etag", ""))
+        size = head.headers.get("x-linked-size")
+        if size is not None and (_SIZE.fullmatch(size) is None or int(size) != self._size):
+            raise IntegrityError(f"the hub sent another size for {self._file.path!a} than it listed")
+
+    def _compare_identity(self, etag: str) -> None:
+        text = etag.removeprefix("W/").removeprefix('"').removesuffix('"')
+        known = check_sha1(text) if len(text) == 40 else Digest(text).hex
+        if known not in (self._file.sha256, self._file.git_sha1):
+            raise IntegrityError(f"the hub has other content for {self._file.path!a} than it listed")
+
+    def _continues(self, stream: Stream, offset: int) -> bool:
+        """Whether a 206 brings exactly the rest. Any other status is judged by whoever reads the body."""
+        if stream.status != 206:
+            return True
+        found = _RANGE.fullmatch(stream.headers.get("content-range", ""))
+        rest = (offset, self._size - 1, self._size)
+        return found is not None and tuple(map(int, found.groups())) == rest and self._fits(stream, offset)
+
+    def _fits(self, stream: Stream, offset: int) -> bool:
+        length = stream.headers.get("content-length")
+        return length is None or (_SIZE.fullmatch(length) is not None and int(length) == self._size - offset)
+
+    def _body(self, stream: Stream, offset: int) -> Body:
+        name = self._file.path
+        if stream.status not in (200, 206):
+            raise self._unavailable(stream)
+        stream.refuse_encoding(name)
+        if stream.status == 206 and offset == 0:
+            raise IntegrityError(f"the server sent a part of {name!a} that was not asked for")
+        if not self._fits(stream, offset):
+            raise IntegrityError(f"the server sent another size for {name!a} than the hub listed")
+        etag = _ETAG.fullmatch(stream.headers.get("etag", ""))
+        return Body(offset=offset, chunks=self._bounded(stream, offset), validator=etag[0] if etag else None)
+
+    def _unavailable(self, stream: Stream) -> Exception:
+        if stream.origin == self._model.origin or stream.status not in (*_EXPIRED, 404):
+            return refusal(stream, self._model, what=f"{self._file.path!a}", authorized=False)
+        return NetworkError(
+            f"{stream.origin.shown} does not give out {self._file.path!a} ({stream.status}), where the hub points to",
+            transient=stream.status != 404,
+        )
+
+    def _bounded(self, stream: Stream, offset: int) -> Iterator[bytes]:
+        """The chunks, until one byte more than the listed size has come."""
+        left = self._size - offset
+        for chunk in stream.chunks:
+            left -= len(chunk)
+            if left < 0:
+                raise IntegrityError(f"the server sent more of {self._file.path!a} than its {self._size} bytes")
+            yield chunk
+        if left > 0:
+            raise NetworkError(f"{stream.origin.shown} ended {self._file.path!a} {left} bytes early", transient=True)

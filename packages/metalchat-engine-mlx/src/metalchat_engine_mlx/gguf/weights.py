@@ -1,0 +1,139 @@
+"""The tensors of a GGUF file as MLX arrays, quantised ones bit for bit in MLX's affine layout."""
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+import numpy as np
+from metalchat_engine import InvalidModel
+from numpy.typing import NDArray
+
+from metalchat_engine_mlx.gguf.config import config_from_gguf
+from metalchat_engine_mlx.gguf.header import GgufHeader
+from metalchat_engine_mlx.gguf.tensors import BITS, Parameter, parameters
+
+_CHUNK: Final = 4096  # blocks; what is in work stays in the cache
+_BLOCKS: Final = {  # ggml's block of 32 values: scale, minimum, quants
+    "Q4_0": np.dtype([("d", "<f2"), ("q", "V16")]),
+    "Q4_1": np.dtype([("d", "<f2"), ("m", "<f2"), ("q", "V16")]),
+    "Q8_0": np.dtype([("d", "<f2"), ("q", "V32")]),
+}
+
+Bytes = NDArray[np.uint8]
+
+
+def load_weights(
+    path: str | os.PathLike[str], header: GgufHeader, *, dtype: mx.Dtype | None = None
+) -> dict[str, mx.array]:
+    """All parameters, under the names of a Hugging Face Llama checkpoint.
+
+    A quantised matrix is three arrays: `.weight` (uint32, values packed along the rows, low bits first), `.scales` and
+    `.biases` (one value for a group of 32), as `mx.quantized_matmul(..., group_size=32, bits=bits)` takes them; `bits`
+    is what `quantization(header)` says. value = q * scale + bias, with, from ggml's block of 32 values:
+
+        Q4_0   4 bits, scale d, bias -8 d
+        Q4_1   4 bits, scale d, bias m
+        Q8_0   8 bits, scale d, bias -128 d, q = quant + 128
+
+    `dtype` is that of scales, biases and plain tensors. None keeps what the file has: float16 for scales and biases,
+    and each plain tensor's own. In float32 the dequantised values equal ggml's bit for bit; float16 holds the scales
+    exactly too. The rows of query and key projections are put back from ggml's order of rotary pairs (2 i, 2 i + 1) to
+    that of Hugging Face (i, i + head_dim / 2). A missing output bias is zeros where the other attention
+    biases exist.
+
+    The file is mapped and read tensor by tensor. Raises what `parameters` raises, before any array is made, and
+    InvalidModel where the file is no longer the one the header was read from.
+    """
+    todo = parameters(header)
+    data = _mapped(Path(path), header)
+    weights: dict[str, mx.array] = {}
+    for parameter in todo:
+        tensor = parameter.tensor
+        raw = data[tensor.offset : tensor.offset + tensor.nbytes].reshape(tensor.shape[0], -1)
+        if parameter.heads:
+            raw = _rotary_order(raw, parameter.heads)
+        if tensor.type in BITS:
+            _add_quantised(weights, parameter, raw, dtype or mx.float16)
+        else:
+            array = _plain(raw, tensor.type).reshape(tensor.shape)
+            weights[f"{parameter.module}.{parameter.part}"] = array if dtype is None else array.astype(dtype)
+    _add_output_biases(weights, header)
+    return weights
+
+
+def _mapped(path: Path, header: GgufHeader) -> Bytes:
+    try:
+        data = np.memmap(path, dtype=np.uint8, mode="r")
+    except (OSError, ValueError) as error:
+        raise InvalidModel(f"'{header.file}' cannot be read: {error}") from error
+    if len(data) != header.size:
+        raise InvalidModel(f"'{header.file}' was changed while it was being loaded")
+    return data.view(np.ndarray)
+
+
+def _rotary_order(raw: Bytes, heads: int) -> Bytes:
+    """Rows from (head, pair, 2) to (head, 2, pair). A row's quantised blocks move with it."""
+    pairs = raw.shape[0] // heads // 2
+    return raw.reshape(heads, pairs, 2, -1).swapaxes(1, 2).reshape(raw.shape)
+
+
+def _plain(raw: Bytes, kind: str) -> mx.array:
+    """A flat array of F32, F16 or BF16."""
+    flat = np.ascontiguousarray(raw).reshape(-1)
+    if kind == "BF16":
+        return _array(flat.view("<u2")).view(mx.bfloat16)
+    return _array(flat.view("<f4" if kind == "F32" else "<f2"))
+
+
+def _add_quantised(weights: dict[str, mx.array], parameter: Parameter, raw: Bytes, dtype: mx.Dtype) -> None:
+    rows, kind = parameter.tensor.shape[0], parameter.tensor.type
+    blocks = np.ascontiguousarray(raw).reshape(-1).view(_BLOCKS[kind])
+    scales = _halves(blocks["d"], rows).astype(dtype)
+    if kind == "Q8_0":
+        quants = np.ascontiguousarray(blocks["q"]).view("<u4") ^ np.uint32(0x80808080)
+        biases = scales * -128  # a power of two: exact in every dtype
+    else:
+        quants = _nibbles(blocks["q"]).view("<u4")
+        biases = scales * -8 if kind == "Q4_0" else _halves(blocks["m"], rows).astype(dtype)
+    weights[f"{parameter.module}.weight"] = _array(quants.reshape(rows, -1))
+    weights[f"{parameter.module}.scales"] = scales
+    weights[f"{parameter.module}.biases"] = biases
+
+
+def _halves(values: NDArray[np.float16], rows: int) -> mx.array:
+    return _array(np.ascontiguousarray(values).reshape(rows, -1))
+
+
+def _array(values: Any) -> mx.array:
+    """A copy in MLX. (Any: the two libraries declare `__dlpack__` differently.)"""
+    return mx.array(values)
+
+
+def _nibbles(blocks: NDArray[np.void]) -> NDArray[np.uint64]:
+    """16 bytes a block, value i < 16 in the low half of byte i and i + 16 in its high half, to the order of the values.
+
+    In 16-bit words: the low halves of a word's two bytes are values 2 i and 2 i + 1, neighbours in the result.
+    """
+    result = np.empty(len(blocks) * 2, np.uint64)
+    for start in range(0, len(blocks), _CHUNK):
+        source = np.ascontiguousarray(blocks[start : start + _CHUNK]).view("<u2")
+        shifted = source >> 4
+        low = (source & 0x000F) | (shifted & 0x00F0)
+        high = (shifted & 0x000F) | ((shifted >> 4) & 0x00F0)
+        into = result[2 * start : 2 * (start + _CHUNK)]
+        into[0::2] = low.astype(np.uint8).view(np.uint64)
+        into[1::2] = high.astype(np.uint8).view(np.uint64)
+    return result
+
+
+def _add_output_biases(weights: dict[str, mx.array], header: GgufHeader) -> None:
+    config = config_from_gguf(header)
+    if not config["attention_bias"]:
+        return
+    for layer in range(config["num_hidden_layers"]):
+        module = f"model.layers.{layer}.self_attn"
+        if f"{module}.o_proj.bias" not in weights:
+            weights[f"{module}.o_proj.bias"] = mx.zeros(
+                config["hidden_size"], dtype=weights[f"{module}.v_proj.bias"].dtype
+            )

@@ -1,1 +1,155 @@
 """The contract between a language model and whoever talks to it."""
+
+from importlib import import_module
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from metalchat_engine._check import check, check_settings
+    from metalchat_engine.discovery import EnginePoint, engines, load_engine
+    from metalchat_engine.engine import (
+        SPI_VERSION,
+        Capabilities,
+        Engine,
+        EngineSettings,
+        Inspection,
+        Model,
+        ModelInfo,
+        ModelSource,
+        SupportsEmbedding,
+        SupportsPromptState,
+        SupportsTokenCount,
+    )
+    from metalchat_engine.errors import (
+        ContextTooLong,
+        EngineConflict,
+        EngineError,
+        EngineNotFound,
+        IncompatibleEngine,
+        InvalidModel,
+        ModelClosed,
+        OutOfMemory,
+        UnsupportedModel,
+        UnsupportedRequest,
+    )
+    from metalchat_engine.events import (
+        Event,
+        Finish,
+        FinishReason,
+        PromptProgress,
+        ReasoningDelta,
+        SampledToken,
+        TextDelta,
+        Timings,
+        TokenLogprob,
+        ToolCall,
+        Usage,
+    )
+    from metalchat_engine.messages import (
+        ImagePart,
+        Message,
+        Part,
+        ReasoningPart,
+        Role,
+        TextPart,
+        Tool,
+        ToolCallPart,
+        ToolResultPart,
+    )
+    from metalchat_engine.plugins import PluginPoint, load_plugin, plugin_points, select_plugin
+    from metalchat_engine.request import Constraint, GenerationRequest, Grammar, JsonSchema, Regex, Sampling
+    from metalchat_engine.stopping import StopStrings
+
+__all__ = [
+    "SPI_VERSION",
+    "Capabilities",
+    "Constraint",
+    "ContextTooLong",
+    "Engine",
+    "EngineConflict",
+    "EngineError",
+    "EngineNotFound",
+    "EnginePoint",
+    "EngineSettings",
+    "Event",
+    "Finish",
+    "FinishReason",
+    "GenerationRequest",
+    "Grammar",
+    "ImagePart",
+    "IncompatibleEngine",
+    "Inspection",
+    "InvalidModel",
+    "JsonSchema",
+    "Message",
+    "Model",
+    "ModelClosed",
+    "ModelInfo",
+    "ModelSource",
+    "OutOfMemory",
+    "Part",
+    "PluginPoint",
+    "PromptProgress",
+    "ReasoningDelta",
+    "ReasoningPart",
+    "Regex",
+    "Role",
+    "SampledToken",
+    "Sampling",
+    "StopStrings",
+    "SupportsEmbedding",
+    "SupportsPromptState",
+    "SupportsTokenCount",
+    "TextDelta",
+    "TextPart",
+    "Timings",
+    "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolCallPart",
+    "ToolResultPart",
+    "UnsupportedModel",
+    "UnsupportedRequest",
+    "Usage",
+    "check",
+    "check_settings",
+    "engines",
+    "load_engine",
+    "load_plugin",
+    "plugin_points",
+    "select_plugin",
+]
+
+# Importing the package imports none of this; a name is imported when it is first used.
+_MODULES = {
+    "messages": "ImagePart Message Part ReasoningPart Role TextPart Tool ToolCallPart ToolResultPart",
+    "request": "Constraint GenerationRequest Grammar JsonSchema Regex Sampling",
+    "events": (
+        "Event Finish FinishReason PromptProgress ReasoningDelta SampledToken TextDelta Timings TokenLogprob "
+        "ToolCall Usage"
+    ),
+    "engine": (
+        "Capabilities Engine EngineSettings Inspection Model ModelInfo ModelSource SPI_VERSION "
+        "SupportsEmbedding SupportsPromptState SupportsTokenCount"
+    ),
+    "errors": (
+        "ContextTooLong EngineConflict EngineError EngineNotFound IncompatibleEngine InvalidModel ModelClosed "
+        "OutOfMemory UnsupportedModel UnsupportedRequest"
+    ),
+    "_check": "check check_settings",
+    "stopping": "StopStrings",
+    "plugins": "PluginPoint load_plugin plugin_points select_plugin",
+    "discovery": "EnginePoint engines load_engine",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -76,10 +76,14 @@ class Message:
         return cls(role="assistant", parts=(TextPart(text=text),))
 
 
+def _no_parameters() -> dict[str, Any]:
+    return {"type": "object", "properties": {}}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
     """A function the model may call. `parameters` is a JSON Schema of an object."""
 
     name: str
     description: str
-    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+    parameters: Mapping[str, Any] = field(default_factory=_no_parameters)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from metalchat_store.remote import Authorizer
 
 MIB = 1 << 20
+_SHORT = 1 << 14
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BUSY = {408: "took too long", 429: "has too many requests"}
 _AUTHORIZATION = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,4094}[\x21-\x7e])?")
@@ -168,6 +169,7 @@ class Http:
                     )
                     return
                 url = _followed(head, home, abroad=abroad)
+                self._drain(response)
             finally:
                 response.close()
         raise NetworkError(f"{home.shown} sent more than {self.limits.redirects} redirects in a row")
@@ -234,6 +236,21 @@ class Http:
             raise NetworkError(f"{origin.shown} sent less than {slow}", transient=True) from error
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             raise self._translated(error, origin) from error
+
+    def _drain(self, response: "httpx.Response") -> None:
+        """Read the short text that comes with a redirect, so that the connection can be used again."""
+        import httpx
+
+        length = response.headers.get("content-length", "")
+        if not (length.isascii() and length.isdecimal() and int(length) <= _SHORT):
+            return
+        until = self.clock() + self.limits.connect
+        try:
+            for _ in response.iter_raw():
+                if self.clock() > until:
+                    return
+        except (httpx.HTTPError, OSError):
+            return
 
     def _until(self, deadline: float, stream: Stream) -> Iterator[bytes]:
         for chunk in stream.chunks:

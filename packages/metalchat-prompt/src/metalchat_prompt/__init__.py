@@ -1,1 +1,67 @@
 """Messages to the exact tokens a model was trained on, and its output back to text."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from metalchat_prompt.errors import (
+    ConversationRefused,
+    InvalidTemplate,
+    InvalidTokenizer,
+    NoTemplate,
+    PromptError,
+    TemplateRefused,
+    TemplateTimeout,
+    TemplateTooLong,
+)
+
+if TYPE_CHECKING:
+    from metalchat_prompt._process import Limits
+    from metalchat_prompt.detokenizer import Detokenizer
+    from metalchat_prompt.prompt import Prompt
+    from metalchat_prompt.roles import RoleTemplate, detect, load_role_template, role_templates
+    from metalchat_prompt.template import ChatTemplate
+    from metalchat_prompt.tokenizer import AddedToken, Tokenizer
+
+__all__ = [
+    "AddedToken",
+    "ChatTemplate",
+    "ConversationRefused",
+    "Detokenizer",
+    "InvalidTemplate",
+    "InvalidTokenizer",
+    "Limits",
+    "NoTemplate",
+    "Prompt",
+    "PromptError",
+    "RoleTemplate",
+    "TemplateRefused",
+    "TemplateTimeout",
+    "TemplateTooLong",
+    "Tokenizer",
+    "detect",
+    "load_role_template",
+    "role_templates",
+]
+
+_LAZY = {
+    "AddedToken": "tokenizer",
+    "ChatTemplate": "template",
+    "Detokenizer": "detokenizer",
+    "Limits": "_process",
+    "Prompt": "prompt",
+    "RoleTemplate": "roles",
+    "Tokenizer": "tokenizer",
+    "detect": "roles",
+    "load_role_template": "roles",
+    "role_templates": "roles",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -34,7 +34,7 @@ def check_messages(messages: tuple[Message, ...], info: ModelInfo) -> None:
         where = f"messages[{index}]"
         if not isinstance(message, Message):
             raise _refused(f"{where} must be a Message, not {type(message).__name__}")
-        if message.role not in _PARTS:
+        if not isinstance(message.role, str) or message.role not in _PARTS:
             raise _refused(f"{where} must have one of the roles {', '.join(_PARTS)}")
         # An assistant that answered nothing has a turn too.
         if not message.parts and message.role != "assistant":
@@ -61,6 +61,7 @@ def check_tools(request: GenerationRequest, info: ModelInfo) -> None:
             raise UnsupportedRequest(
                 f"tools[{index}] must be a Tool whose parameters are a JSON Schema", option="tools"
             )
+        whole_characters(tool.name, f"tools[{index}]", option="tools")
         if (
             not 0 < len(tool.name) <= MAX_TOOL_NAME_LENGTH
             or not tool.name.isascii()
@@ -78,6 +79,7 @@ def check_tools(request: GenerationRequest, info: ModelInfo) -> None:
         names.add(tool.name)
         whole_characters(tool.description, f"tools[{index}]", option="tools")
     choice = request.tool_choice
+    whole_characters(choice, "tool_choice", option="tool_choice")
     if choice == "required" and not names:
         raise UnsupportedRequest("tool_choice is 'required', but tools is empty", option="tool_choice")
     if choice not in _CHOICES and choice not in names:

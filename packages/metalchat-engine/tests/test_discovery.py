@@ -52,8 +52,9 @@ number = 7
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory on sys.path, where a test installs distributions; METALCHAT_PLUGINS is not set."""
+    """The only place of distributions, at first of none; METALCHAT_PLUGINS is not set."""
     monkeypatch.delenv("METALCHAT_PLUGINS", raising=False)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if "site-packages" not in path])
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
@@ -64,7 +65,7 @@ def install(site: Path, distribution: str, *, group: str = "metalchat.engines", 
 
 def test_a_third_partys_engine_is_listed_and_loaded_by_name(site: Path) -> None:
     install(site, "acme-engine", acme=ECHO)
-    point = next(point for point in engines() if point.name == "acme")
+    (point,) = engines()
     assert (point.distribution, point.version, point.value) == ("acme-engine", "1.0", ECHO)
     engine = load_engine("acme")
     assert isinstance(engine, EchoEngine)
@@ -74,13 +75,14 @@ def test_a_third_partys_engine_is_listed_and_loaded_by_name(site: Path) -> None:
 def test_listing_imports_nothing(site: Path) -> None:
     (site / "acme_unlisted.py").write_text("raise RuntimeError('imported')")
     install(site, "acme-engine", acme="acme_unlisted:Engine")
-    assert "acme" in {point.name for point in engines()}
+    assert [point.name for point in engines()] == ["acme"]
     assert "acme_unlisted" not in sys.modules
 
 
 @pytest.mark.parametrize(
     ("name", "package"),
     [
+        ("mlx", "metalchat-engine-mlx"),
         ("llamacpp", "metalchat-engine-llamacpp"),
         ("openai", "metalchat-engine-openai"),
     ],
@@ -88,10 +90,8 @@ def test_listing_imports_nothing(site: Path) -> None:
 def test_an_unknown_name_says_what_is_installed_and_what_would_provide_it(site: Path, name: str, package: str) -> None:
     install(site, "acme-engine", acme=ECHO)
     with pytest.raises(EngineNotFound) as caught:
-        select_plugin([point for point in engines() if point.distribution == "acme-engine"], name, kind="engine")
-    assert str(caught.value) == f"engine '{name}' is not installed (installed: acme)"
-    with pytest.raises(EngineNotFound, match=rf"^engine '{name}' is not installed .*acme.*; install {package}$"):
         load_engine(name)
+    assert str(caught.value) == f"engine '{name}' is not installed (installed: acme); install {package}"
 
 
 def test_where_nothing_is_installed_the_message_says_so() -> None:
@@ -107,7 +107,7 @@ def test_two_distributions_of_one_name_are_an_error_that_names_both(site: Path) 
     assert str(caught.value) == (
         f"engine 'acme' is offered by acme-engine ({ECHO}) and zeta-engine (zeta:Engine); uninstall all but one"
     )
-    assert [point.distribution for point in engines() if point.name == "acme"] == ["acme-engine", "zeta-engine"]
+    assert [point.distribution for point in engines()] == ["acme-engine", "zeta-engine"]
 
 
 def test_a_conflict_of_another_name_does_not_matter(site: Path) -> None:
@@ -120,11 +120,11 @@ def test_a_conflict_of_another_name_does_not_matter(site: Path) -> None:
 def test_metalchat_plugins_bars_what_it_does_not_name(site: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     install(site, "acme-engine", acme=ECHO)
     monkeypatch.setenv("METALCHAT_PLUGINS", value)
-    assert [point.allowed for point in engines() if point.name == "acme"] == [False]
+    assert [point.allowed for point in engines()] == [False]
     with pytest.raises(EngineNotFound) as caught:
         load_engine("acme")
     assert str(caught.value) == ("engine 'acme' of acme-engine is not allowed by METALCHAT_PLUGINS; add 'acme' to it")
-    with pytest.raises(EngineNotFound, match=r"\(installed: (?!.*acme)"):
+    with pytest.raises(EngineNotFound, match=r"^engine 'unknown' is not installed \(installed: none\)$"):
         load_engine("unknown")
 
 
@@ -194,7 +194,7 @@ def test_what_does_not_import_is_named_with_its_distribution(site: Path, value: 
 
 def test_any_group_is_served(site: Path) -> None:
     install(site, "acme-serve", group="metalchat.commands", serve="json:dumps")
-    points = [point for point in plugin_points("metalchat.commands") if point.distribution == "acme-serve"]
+    points = plugin_points("metalchat.commands")
     loaded = load_plugin(select_plugin(points, "serve", kind="command"), kind="command")
     assert callable(loaded)
     assert loaded({}) == "{}"

@@ -50,6 +50,8 @@ def drop(data: bytes, table: str, names: Iterable[str]) -> bytes:
         del tables[name]
         edited = _with_tail(text.removeprefix(_BOM), tomlkit.dumps(document), tail)
         del expected[table][name]
+        if not expected[table]:
+            del expected[table]
         data = _checked(text, edited, expected)
     return data
 
@@ -90,7 +92,7 @@ def _with_tail(text: str, shortened: str, tail: str) -> str:
     return shortened
 
 
-def _checked(before: str, after: str, expected: object) -> bytes:
+def _checked(before: str, after: str, expected: dict[str, Any]) -> bytes:
     """The edited document as bytes, with the line ends and the byte-order mark of the original."""
     if "\r\n" in before and "\n" not in before.replace("\r\n", ""):
         after = after.replace("\r\n", "\n").replace("\n", "\r\n")
@@ -103,8 +105,10 @@ def _plain(text: str) -> dict[str, Any]:
     return tomllib.loads(text.removeprefix(_BOM))
 
 
-def _is(text: str, expected: object) -> bool:
+def _is(text: str, expected: dict[str, Any]) -> bool:
     try:
-        return _plain(text) == expected
+        values = _plain(text)
     except tomllib.TOMLDecodeError:
         return False
+    # A table that became empty may still have its header.
+    return {key: value for key, value in values.items() if value != {} or key in expected} == expected

@@ -37,10 +37,10 @@ _AMBIENT = ("environment", "dotenv", "huggingface")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What `add` did: the entry, where the token is, and the entry that it replaced."""
+    """What `add` did: the entry, who keeps the token, and the entry that it replaced."""
 
     credential: Credential
-    place: str
+    kept_by: str
     replaced: Credential | None = None
 
 
@@ -105,8 +105,8 @@ class Credentials:
             self._shown.add(secret)
             if replaced is not None and (replaced.backend, replaced.key) != (backend, credential.key):
                 self._forget_replaced(replaced)
-            place = store.describe() if isinstance(store, NamesItself) else backend
-            return Stored(credential=credential, place=place, replaced=replaced)
+            kept_by = store.describe() if isinstance(store, NamesItself) else backend
+            return Stored(credential=credential, kept_by=kept_by, replaced=replaced)
 
     def link(
         self,

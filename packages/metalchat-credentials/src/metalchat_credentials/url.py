@@ -12,6 +12,7 @@ _LONGEST = 16_384
 _PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_OTHER_DOTS = frozenset("\u3002\uff0e\uff61")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})?")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -20,7 +21,7 @@ _NOT_ALLOWED = "contains a character that is not allowed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Url:
-    """An http or https address: host in lower case or punycode, no port if it is the scheme's own, no slash at the end."""
+    """An http or https address: host in lower case or punycode, no default port, no slash at the end."""
 
     scheme: str
     host: str
@@ -132,6 +133,9 @@ def _name(text: str) -> str:
         import idna
 
         try:
+            # The idna package takes the full stops of other scripts for dots; here there is one dot.
+            if not _OTHER_DOTS.isdisjoint(host):
+                raise UnicodeError
             host = idna.encode(host).decode("ascii")
         except UnicodeError:
             raise _invalid(f"host {_NOT_ALLOWED}") from None

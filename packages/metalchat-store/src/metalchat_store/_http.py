@@ -103,7 +103,9 @@ class Http:
     clock: Callable[[], float] = time.monotonic
     limits: Limits = field(default_factory=Limits)
     transport: object | None = None
-    _clients: dict[str, "httpx.Client"] = field(default_factory=dict, init=False, repr=False)
+    _transports: dict[tuple[str, str | None], "httpx.BaseTransport"] = field(
+        default_factory=dict, init=False, repr=False
+    )
     _reached: set[Origin] = field(default_factory=set, init=False, repr=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
@@ -177,10 +179,10 @@ class Http:
     def close(self) -> None:
         """End all connections. The client may be used again."""
         with self._lock:
-            clients = list(self._clients.values())
-            self._clients.clear()
-        for client in clients:
-            client.close()
+            transports = list(self._transports.values())
+            self._transports.clear()
+        for transport in transports:
+            transport.close()
 
     def _send(
         self, method: str, url: str, home: Origin, authorize: "Authorizer", headers: Mapping[str, str]
@@ -206,10 +208,8 @@ class Http:
             port = request.url.port or {"http": 80, "https": 443}.get(request.url.scheme)
             if (request.url.scheme, request.url.host, port) != (origin.scheme, origin.host, origin.port):
                 raise NetworkError(f"an address of {home.shown} is ambiguous")
-            client = self._client(origin.scheme)
-            response = within(
-                limits.deadline, lambda: client.send(request, stream=True, auth=None), httpx.Response.close
-            )
+            transport = self._transport_to(origin)
+            response = within(limits.deadline, lambda: transport.handle_request(request), httpx.Response.close)
         except TimeoutError as error:
             raise NetworkError(
                 f"{origin.shown} did not answer within {duration(limits.deadline)}", transient=True
@@ -219,11 +219,13 @@ class Http:
         self._reached.add(origin)
         return response, origin
 
-    def _client(self, scheme: str) -> "httpx.Client":
+    def _transport_to(self, origin: Origin) -> "httpx.BaseTransport":
+        proxy = None if origin.loopback or self.transport is not None else _proxy(origin)
+        key = (origin.scheme, proxy)
         with self._lock:
-            if scheme not in self._clients:
-                self._clients[scheme] = _new_client(scheme, self.transport)
-            return self._clients[scheme]
+            if key not in self._transports:
+                self._transports[key] = _new_transport(origin.scheme, proxy, self.transport)
+            return self._transports[key]
 
     def _chunks(self, response: "httpx.Response", origin: Origin) -> Iterator[bytes]:
         import httpx
@@ -314,20 +316,32 @@ def _followed(head: Head, home: Origin, *, abroad: bool) -> str:
     return target
 
 
-def _new_client(scheme: str, transport: object | None) -> "httpx.Client":
+def _proxy(origin: Origin) -> str | None:
+    """The proxy that the environment names for a server, as every other program would use it."""
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    found = proxies.get(origin.scheme) or proxies.get("all")
+    if not found or proxy_bypass(origin.host):
+        return None
+    return found if "://" in found else f"http://{found}"
+
+
+def _new_transport(scheme: str, proxy: str | None, given: object | None) -> "httpx.BaseTransport":
     import httpx
 
-    if transport is not None:
-        if not isinstance(transport, httpx.BaseTransport):
+    if given is not None:
+        if not isinstance(given, httpx.BaseTransport):
             raise TypeError("transport is not one of httpx")
-        return httpx.Client(transport=transport)
-    if scheme == "http":  # this computer only: no certificates, no proxy
-        return httpx.Client(verify=False, trust_env=False)  # noqa: S501 - this client is given no https address
+        return given
     import ssl
 
+    if scheme == "http":  # to this computer only, so there are no certificates to read
+        return httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False)
     import truststore
 
-    return httpx.Client(verify=truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return httpx.HTTPTransport(verify=context, trust_env=False, proxy=proxy)
 
 
 def _why(error: BaseException) -> tuple[str, bool]:

@@ -132,7 +132,7 @@ class FakeServer:
         start = f"HTTP/1.1 {reply.status} {responses.get(reply.status, 'Unknown')}"
         shown = [start, *(f"{name}: {value}" for name, value in fixed + reply.headers), "", ""]
         head = "\r\n".join(shown).encode("utf-8", "surrogateescape")
-        going = headers.get("Connection", "").lower() != "close"
+        going = headers.get("Connection", "").lower() != "close" and framing[0].lower() not in named
         return self._send(connection, request, head, reply.body, fault) and going
 
     def _answer(self, request: Recorded) -> tuple[Reply, Fault]:

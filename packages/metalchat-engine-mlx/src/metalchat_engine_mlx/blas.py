@@ -1,0 +1,140 @@
+"""What a CPU does with many tokens at once: NumPy, whose BLAS uses all cores and the widest registers."""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+_BLOCK = 2**19  # values that are unpacked at a time, so that they stay in the cache
+
+
+class Scratch:
+    """Memory that is used again and again: fresh memory costs more to touch than the arithmetic in it."""
+
+    def __init__(self) -> None:
+        self._floats = np.empty(0, np.float32)
+        self._bytes = np.empty(0, np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        return self._floats.nbytes + self._bytes.nbytes
+
+    def floats(self, *shape: int) -> Floats:
+        size = int(np.prod(shape))
+        if self._floats.size < size:
+            self._floats = np.empty(size, np.float32)
+        return self._floats[:size].reshape(shape)
+
+    def bytes(self, *shape: int) -> NDArray[np.uint8]:
+        size = int(np.prod(shape))
+        if self._bytes.size < size:
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes[:size].reshape(shape)
+
+
+def view(array: mx.array) -> NDArray[Any]:
+    """The memory of an MLX array, evaluated, without a copy. While the view lives, MLX cannot write in place."""
+    mx.eval(array)
+    return np.asarray(array)
+
+
+def transpose(weight: mx.array, bits: int) -> mx.array:
+    """Packed [rows, columns] to packed [columns, rows]: uint32 [columns, rows * bits / 32]. 4 or 8 bits."""
+    packed = view(weight).view(np.uint8)
+    rows = packed.shape[0]
+    if bits == 8:
+        return mx.array(np.ascontiguousarray(packed.T).view(np.uint32))
+    columns = packed.shape[1] * 2
+    result = np.empty((columns, rows // 2), np.uint8)
+    step = 128  # rows; what is turned stays in the cache
+    for start in range(0, rows, step):
+        even, odd = packed[start : start + step : 2], packed[start + 1 : start + step : 2]
+        into = slice(start // 2, (start + step) // 2)
+        # Byte [n, k] holds columns 2 k (low half) and 2 k + 1 of row n; wanted are rows 2 n and 2 n + 1 of column k.
+        result[0::2, into] = ((even & 15) | (odd << 4)).T
+        result[1::2, into] = ((even >> 4) | (odd & 240)).T
+    return mx.array(result.view(np.uint32))
+
+
+def multiply_packed(
+    x: Floats, weight: NDArray[np.uint32], scales: Floats, biases: Floats, bits: int, scratch: Scratch
+) -> Floats:
+    """x [tokens, columns] with the transposed weight [groups, group, rows * bits / 32]; scales [groups, 1, rows],
+    biases [groups, rows]."""
+    tokens, columns = x.shape
+    groups, group, _ = weight.shape
+    packed = weight.view(np.uint8)
+    per_byte = 8 // bits
+    width = packed.shape[2]
+    sums = x.reshape(tokens, groups, group).sum(axis=2)
+    y = sums @ biases
+    step = max(_BLOCK // columns // 64 * 64, 64)
+    for start in range(0, width, step):
+        stop = min(start + step, width)
+        block = packed[:, :, start:stop]
+        for part in range(per_byte):
+            rows = slice(start * per_byte + part, stop * per_byte, per_byte)
+            floats = scratch.floats(groups, group, stop - start)
+            if bits == 8:
+                np.copyto(floats, block)
+            else:
+                small = scratch.bytes(groups, group, stop - start)
+                if part == 0:
+                    np.bitwise_and(block, 15, out=small)
+                else:
+                    np.right_shift(block, 4, out=small)
+                np.copyto(floats, small)
+            floats *= scales[:, :, rows]
+            y[:, rows] += x @ floats.reshape(columns, -1)
+    return y
+
+
+def multiply_halves(x: Floats, weight: mx.array, scratch: Scratch) -> Floats:
+    """x [tokens, columns] with W^T, W [rows, columns] in float16 or bfloat16."""
+    rows, columns = weight.shape
+    y = np.empty((x.shape[0], rows), np.float32)
+    step = max(_BLOCK // columns, 16)
+    narrow = view(weight.view(mx.uint16))
+    for start in range(0, rows, step):
+        block = narrow[start : start + step]
+        floats = scratch.floats(*block.shape)
+        if weight.dtype == mx.bfloat16:
+            np.left_shift(block, 16, out=floats.view(np.uint32), dtype=np.uint32)
+        else:
+            np.copyto(floats, block.view(np.float16))
+        y[:, start : start + step] = x @ floats.T
+    return y
+
+
+def swiglu(x: Floats) -> Floats:
+    """silu(a) * b of [tokens, a and b side by side]."""
+    gate, up = np.split(x, 2, axis=1)
+    result = np.exp(-np.maximum(gate, -80.0))
+    result += 1
+    np.divide(gate, result, out=result)
+    result *= up
+    return result
+
+
+def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+    """Causal attention, the last token over all `length`: [1, heads, tokens, dim] with [1, kv heads, length, dim]."""
+    mx.eval(queries, keys, values)
+    q, k, v = np.asarray(queries)[0], np.asarray(keys)[0], np.asarray(values)[0]
+    heads, tokens, dim = q.shape
+    kv_heads, length, _ = k.shape
+    shared = heads // kv_heads
+    later = np.triu(np.full((tokens, tokens), -np.inf, np.float32), 1)
+    result = np.empty((heads, tokens, dim), np.float32)
+    for head in range(kv_heads):
+        of_head = slice(head * shared, (head + 1) * shared)
+        scores = (q[of_head].reshape(-1, dim) * np.float32(scale)) @ k[head].T
+        scores = scores.reshape(shared, tokens, length)
+        scores[:, :, length - tokens :] += later
+        scores -= scores.max(axis=2, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=2, keepdims=True)
+        result[of_head] = (scores.reshape(-1, length) @ v[head]).reshape(shared, tokens, dim)
+    return mx.array(result[None])

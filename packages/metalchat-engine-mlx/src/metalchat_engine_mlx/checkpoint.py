@@ -1,0 +1,167 @@
+"""A model on disk, described by its headers alone: nothing here needs MLX, or reads a weight."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metalchat_engine import InvalidModel, ModelSource, UnsupportedModel
+
+from metalchat_engine_mlx.config import LlamaConfig, Options, read_config
+from metalchat_engine_mlx.defaults import Defaults, read_defaults
+from metalchat_engine_mlx.quantization import Packing, Quantization
+from metalchat_engine_mlx.strict_json import CONFIG_LIMIT, read_object
+from metalchat_engine_mlx.weights import Tensor, check_tensors, weight_files
+
+if TYPE_CHECKING:
+    from metalchat_engine_mlx.gguf.header import GgufHeader
+
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Checked headers. `packings` names the packing of every quantised module.
+
+    `path` is the model's directory, or its GGUF file, and then `gguf` is that file's header. `factors` says that a GGUF
+    file spells out the factors of its rope.
+    """
+
+    name: str
+    path: Path
+    config: LlamaConfig
+    defaults: Defaults
+    dtype: str
+    parameters: int
+    packings: Mapping[str, Packing]
+    packed_bytes: int
+    plain_bytes: int
+    has_template: bool | None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    gguf: "GgufHeader | None" = None
+    factors: bool = False
+
+    @property
+    def quantization(self) -> str | None:
+        return Quantization(modules=self.packings).label
+
+
+def read_checkpoint(source: ModelSource) -> Checkpoint:
+    """Find out what `source` holds.
+
+    Raises UnsupportedModel, InvalidModel, and UnsupportedRequest for an option out of its range.
+    """
+    path = source.path
+    name = source.name or str(path)
+    try:
+        if path.is_dir():
+            if (path / "config.json").exists():
+                return _directory(path, name, source.options)
+            files = sorted(file for file in path.iterdir() if file.name.endswith(".gguf") and file.is_file())
+            if len(files) == 1:
+                return _gguf(files[0], name, source.options)
+            if files:
+                raise UnsupportedModel(f"'{name}' has {len(files)} GGUF files; name the one to load")
+            raise InvalidModel(f"'{name}' has neither a config.json nor a GGUF file")
+        if not path.exists():
+            raise InvalidModel(f"'{name}' does not exist")
+        return _gguf(path, name, source.options)
+    except OSError as error:
+        raise InvalidModel(f"'{name}' could not be read: {error.strerror}") from error
+
+
+def _directory(path: Path, name: str, options: Options) -> Checkpoint:
+    config = read_config(read_object(path / "config.json"), options=options)
+    tensors = weight_files(path, name=name)
+    check_tensors(config, tensors)
+    if not (path / "tokenizer.json").is_file():
+        raise UnsupportedModel(f"'{name}' has no tokenizer.json")
+    packings = {}
+    for tensor in tensors:
+        module = tensor.removesuffix(".scales")
+        packing = config.quantization.packing(module)
+        if module != tensor and packing is not None:
+            packings[module] = packing
+    used = {
+        key: tensor
+        for key, tensor in tensors.items()
+        if not (config.tie_word_embeddings and key.startswith("lm_head."))
+    }
+    parts = {f"{module}.{part}" for module in packings for part in ("weight", "scales", "biases")}
+    embedding = used.get("model.embed_tokens.scales", used["model.embed_tokens.weight"])
+    return Checkpoint(
+        name=name,
+        path=path,
+        config=config,
+        defaults=_defaults(path, config),
+        dtype=_DTYPES[embedding.dtype],
+        parameters=sum(_count(key, tensor, packings) for key, tensor in used.items()),
+        packings=packings,
+        packed_bytes=sum(used[key].nbytes for key in parts if key in used),
+        plain_bytes=sum(tensor.nbytes for key, tensor in used.items() if key not in parts),
+        has_template=True if _names_template(path) else None,
+        tensors=tensors,
+    )
+
+
+def _gguf(path: Path, name: str, options: Options) -> Checkpoint:
+    from metalchat_engine_mlx.gguf.config import config_from_gguf
+    from metalchat_engine_mlx.gguf.reader import read_header
+    from metalchat_engine_mlx.gguf.tensors import GROUP_SIZE, quantization
+
+    header = read_header(path)
+    document = config_from_gguf(header)
+    ends = document.pop("eos_token_id", None)
+    factors = (document.get("rope_scaling") or {}).get("rope_type") == "gguf_factors"
+    if factors:
+        document["rope_scaling"] = None
+    config = read_config(document | {"eos_token_id": ends or None}, what=header.file, options=options)
+    packings = {
+        module: Packing(bits=found[0], group_size=found[1]) for module, found in quantization(header).items() if found
+    }
+    packed = [tensor for tensor in header.tensors.values() if tensor.type not in _DTYPES]
+    plain = [tensor for tensor in header.tensors.values() if tensor.type in _DTYPES]
+    # MLX keeps a scale and a bias of two bytes for each group, some kinds of the file a scale alone.
+    packed_bytes = sum(
+        prod(tensor.shape) * (8 if tensor.type == "Q8_0" else 4) // 8 + prod(tensor.shape) // GROUP_SIZE * 4
+        for tensor in packed
+    )
+    return Checkpoint(
+        name=name,
+        path=path,
+        config=config,
+        defaults=Defaults(),
+        dtype=_DTYPES.get(header.tensors["token_embd.weight"].type, "float16"),
+        parameters=sum(prod(tensor.shape) for tensor in header.tensors.values()),
+        packings=packings,
+        packed_bytes=packed_bytes,
+        plain_bytes=sum(tensor.nbytes for tensor in plain),
+        has_template=True if isinstance(header.metadata.get("tokenizer.chat_template"), str) else None,
+        gguf=header,
+        factors=factors,
+    )
+
+
+def _defaults(path: Path, config: LlamaConfig) -> Defaults:
+    file = path / "generation_config.json"
+    return read_defaults(read_object(file), config.vocab_size) if file.exists() else Defaults()
+
+
+def _names_template(path: Path) -> bool:
+    if any((path / file).is_file() for file in _TEMPLATES):
+        return True
+    document: dict[str, Any] = {}
+    with contextlib.suppress(InvalidModel):  # the prompt package says what is wrong with the file
+        document = read_object(path / "tokenizer_config.json", limit=16 * CONFIG_LIMIT)
+    return bool(document.get("chat_template"))
+
+
+def _count(name: str, tensor: Tensor, packings: Mapping[str, Packing]) -> int:
+    module, _, part = name.rpartition(".")
+    packing = packings.get(module)
+    if packing is None:
+        return prod(tensor.shape)
+    return prod(tensor.shape) * 32 // packing.bits if part == "weight" else 0

@@ -1,0 +1,190 @@
+"""One answer: the prompt in chunks, then token by token, each step built while the one before it runs."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+from metalchat_engine import (
+    Event,
+    Finish,
+    FinishReason,
+    PromptProgress,
+    SampledToken,
+    StopStrings,
+    TextDelta,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+
+from metalchat_engine_mlx.cache import KVCache
+from metalchat_engine_mlx.models.llama import Llama
+from metalchat_engine_mlx.sampling import Sampler
+
+
+class Text(Protocol):
+    """Turns the tokens of one answer into text, always whole characters."""
+
+    def push(self, token: int) -> str: ...
+
+    def flush(self) -> str: ...
+
+
+class Vocabulary(Protocol):
+    """Turns any tokens into text."""
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+@dataclass(slots=True)
+class Draw:
+    """A token that is being computed, and what was asked to be known about it."""
+
+    token: mx.array
+    chosen: mx.array | None = None
+    best: mx.array | None = None
+    best_logprobs: mx.array | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that one answer depends on. `limit` is the largest number of answer tokens, at least 1."""
+
+    tokens: Sequence[int]
+    limit: int
+    chunk: int
+    stop_ids: frozenset[int]
+    stop: Sequence[str]
+    own_stop: Sequence[str]
+    logprobs: int | None
+    started: float
+
+
+class Answer:
+    """Runs a plan on a model. `tokens` are those whose keys and values the cache holds, once a step is over."""
+
+    def __init__(
+        self,
+        model: Llama,
+        plan: Plan,
+        cache: KVCache,
+        sampler: Sampler,
+        text: Text,
+        vocabulary: Vocabulary,
+        turn: "Turn",
+    ) -> None:
+        self._model, self._plan, self.cache, self._sampler = model, plan, cache, sampler
+        self._text, self._vocabulary, self._turn = text, vocabulary, turn
+        self._stop = StopStrings((*plan.stop, *plan.own_stop))
+        self._known = list(plan.tokens)
+        self._sampled: list[SampledToken] = []
+
+    @property
+    def tokens(self) -> list[int]:
+        return self._known[: self.cache.length]
+
+    def events(self) -> Iterator[Event]:
+        plan = self._plan
+        total, cached = len(plan.tokens), self.cache.length
+        if cached:
+            yield PromptProgress(processed=cached, total=total)
+        regime = self._model.config.rope.regime(total)
+        start = cached
+        while total - start > plan.chunk:
+            with self._turn():
+                self._model.prefill(mx.array(plan.tokens[start : start + plan.chunk]), self.cache, regime)
+            start += plan.chunk
+            yield PromptProgress(processed=start, total=total)
+        with self._turn():
+            draw = self._draw(self._model(mx.array(plan.tokens[start:]), self.cache, regime))
+            draw.token.item()
+        first = time.perf_counter()
+        yield PromptProgress(processed=total, total=total)
+
+        reason: FinishReason = "length"
+        count = 0
+        while count < plan.limit:
+            with self._turn():
+                following = self._following(draw) if count + 1 < plan.limit else None
+                token = int(draw.token.item())
+                self._known.append(token)
+            if token in plan.stop_ids:
+                reason = "stop"
+                break
+            count += 1
+            if plan.logprobs is not None:
+                self._sampled.append(self._described(token, draw))
+            text = self._stop.push(self._text.push(token))
+            if self._stop.found is not None:
+                reason = "stop"
+            if text:
+                yield self._delta(text)
+            if following is None or self._stop.found is not None:
+                break
+            draw = following
+        if self._stop.found is None:
+            text = self._stop.push(self._text.flush())
+            if self._stop.found is not None:
+                reason = "stop"
+            text += self._stop.flush()
+            if text or self._sampled:
+                yield self._delta(text)
+        elif self._sampled:
+            yield self._delta("")
+        yield Finish(
+            reason=reason,
+            usage=Usage(prompt_tokens=total, completion_tokens=count, cached_tokens=cached),
+            timings=Timings(
+                prefill_seconds=first - plan.started,
+                decode_seconds=time.perf_counter() - first,
+                peak_memory=mx.get_peak_memory(),
+            ),
+            stop=self._stop.found if self._stop.found in plan.stop else None,
+        )
+
+    def _following(self, draw: Draw) -> Draw:
+        regime = self._model.config.rope.regime(self.cache.length + 1)
+        return self._draw(self._model(draw.token.reshape(1), self.cache, regime))
+
+    def _draw(self, logits: mx.array) -> Draw:
+        draw = Draw(self._sampler(logits))
+        wanted = self._plan.logprobs
+        if wanted is None:
+            mx.async_eval(draw.token)
+            return draw
+        logits = logits.astype(mx.float32)
+        logprobs = logits - mx.logsumexp(logits)
+        draw.chosen = logprobs[draw.token]
+        wanted = min(wanted, logprobs.shape[0])
+        draw.best = mx.argpartition(-logprobs, wanted - 1)[:wanted] if wanted else mx.zeros(0, dtype=mx.uint32)
+        draw.best_logprobs = logprobs[draw.best]
+        mx.async_eval(draw.token, draw.chosen, draw.best, draw.best_logprobs)
+        return draw
+
+    def _described(self, token: int, draw: Draw) -> SampledToken:
+        if draw.chosen is None or draw.best is None or draw.best_logprobs is None:
+            raise TypeError("the token was drawn without logprobs")
+        with self._turn():
+            chosen = float(draw.chosen.item())
+            ids, logprobs = draw.best.tolist(), draw.best_logprobs.tolist()
+        pairs = sorted(zip(logprobs, ids, strict=True), key=lambda pair: (-pair[0], pair[1]))
+        return SampledToken(
+            chosen=self._token(token, chosen),
+            alternatives=tuple(self._token(index, logprob) for logprob, index in pairs),
+        )
+
+    def _token(self, token: int, logprob: float) -> TokenLogprob:
+        return TokenLogprob(token=token, text=self._vocabulary.decode([token]), logprob=logprob)
+
+    def _delta(self, text: str) -> TextDelta:
+        sampled, self._sampled = tuple(self._sampled), []
+        return TextDelta(text=text, sampled=sampled)
+
+
+class Turn(Protocol):
+    """Gives the model to this thread for one step. Raises ModelClosed once it is closed."""
+
+    def __call__(self) -> AbstractContextManager[None]: ...

@@ -1,0 +1,294 @@
+"""The building blocks of a transformer on a CPU: float32, several streams for one token, BLAS for many.
+
+MLX's CPU kernels are portable C++ without BLAS threads. What is fast there, measured on x86-64 with AVX-512 (values
+per second and core): `quantized_matmul` 1.1e9 with the weights as they are stored, 3.2e9 with them transposed, since
+that inner loop has no chain of dependent additions. A matrix product of many rows runs at 5e9 operations in MLX, and at
+1e11 in the BLAS that NumPy carries. So weights lie transposed, one token goes through MLX, and prompts through NumPy.
+"""
+
+import os
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from metalchat_engine_mlx import blas
+from metalchat_engine_mlx.device import FeedForward, Packed, Part, Rows, SideBySide
+from metalchat_engine_mlx.parameters import Matrix, join
+
+# Handing work to another stream and waiting for it costs about as much as this many weights.
+SPLIT = 1_500_000
+MAX_STREAMS = 16
+
+
+def new_streams(count: int) -> list[mx.Stream]:
+    """One stream a core; usable from any thread, one thread at a time."""
+    return [mx.new_thread_unsafe_stream(mx.cpu) for _ in range(count)]
+
+
+def default_threads() -> int:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, MAX_STREAMS)
+
+
+class HostBlocks:
+    """Blocks for a CPU. Plain float16 and bfloat16 weights stay as they are unless `dtype` says otherwise."""
+
+    def __init__(self, streams: Sequence[mx.Stream], dtype: mx.Dtype | None = None) -> None:
+        self._streams = streams
+        self._dtype = dtype
+        self._scratch = blas.Scratch()
+        self._units: dict[tuple[int, int], tuple[mx.array, mx.array]] = {}
+
+    def linear(self, matrices: Sequence[Matrix]) -> Part:
+        joined = join(matrices)
+        if joined is None:
+            return SideBySide([self.linear([matrix]) for matrix in matrices])
+        return self._map(joined, split=joined.rows * joined.columns >= SPLIT)
+
+    def feed_forward(self, gate: Matrix, up: Matrix, down: Matrix) -> Part:
+        inner, ways = gate.rows, len(self._streams)
+        cut = inner // ways
+        unit = max([128, *(m.packing.group_size for m in (gate, up, down) if m.packing)])
+        if ways == 1 or cut % unit or inner % ways or inner * gate.columns * 3 < SPLIT:
+            return FeedForward(self.linear([gate, up]), self.linear([down]), _swiglu)
+        shards = []
+        for start in range(0, inner, cut):
+            gate_up = join([gate.select_rows(start, start + cut), up.select_rows(start, start + cut)])
+            if gate_up is None:
+                return FeedForward(self.linear([gate, up]), self.linear([down]), _swiglu)
+            shards.append((self._map(gate_up), self._map(down.select_columns(start, start + cut))))
+        bias = None if down.bias is None else self.vector(down.bias)
+        return SplitFeedForward(shards, bias, self._streams)
+
+    def embedding(self, matrix: Matrix, *, tied: bool) -> tuple[Part, Part | None]:
+        if tied:
+            head = self.linear([matrix])
+            if isinstance(head, Transposed):
+                return Columns(head), head
+            return Widened(Rows(self._plain(matrix))), head
+        return Widened(Rows(self._plain(matrix))), None
+
+    def vector(self, values: mx.array) -> mx.array:
+        return values.astype(mx.float32)
+
+    def attention(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+        if queries.shape[2] == 1:
+            return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale)
+        return blas.attention(queries, keys, values, scale)
+
+    def _map(self, matrix: Matrix, *, split: bool = False) -> Part:
+        if matrix.packing and matrix.packing.bits in (4, 8) and matrix.rows % 32 == 0:
+            streams = self._streams if split else self._streams[:1]
+            return Transposed(matrix, self._unit(matrix), streams, self._scratch)
+        if matrix.packing:
+            return Packed(self._plain(matrix))
+        matrix = self._plain(matrix)
+        return Blocked(matrix, self._streams if split else self._streams[:1], self._scratch)
+
+    def _unit(self, matrix: Matrix) -> tuple[mx.array, mx.array]:
+        """Scales of one and biases of zero, for rows of the transposed matrix; shared by all of one width."""
+        packing = matrix.packing
+        group = packing.group_size if packing else 0
+        across = next(size for size in (128, 64, 32) if matrix.rows % size == 0)
+        key = (group, matrix.rows // across)
+        if key not in self._units:
+            self._units[key] = (mx.ones((1, *key)), mx.zeros((1, *key)))
+            mx.eval(self._units[key])
+        return self._units[key]
+
+    def _plain(self, matrix: Matrix) -> Matrix:
+        if matrix.packing is None:
+            weight = matrix.weight if self._dtype is None else matrix.weight.astype(self._dtype)
+            return Matrix(weight=weight, bias=None if matrix.bias is None else matrix.bias.astype(mx.float32))
+
+        def wide(array: mx.array | None) -> mx.array | None:
+            return None if array is None else array.astype(mx.float32)
+
+        return Matrix(
+            weight=matrix.weight,
+            bias=wide(matrix.bias),
+            packing=matrix.packing,
+            scales=wide(matrix.scales),
+            biases=wide(matrix.biases),
+        )
+
+
+class Transposed:
+    """x W^T + b for W packed in 4 or 8 bits.
+
+    W^T is kept as [groups, group size, rows], packed along its rows, so that MLX multiplies whole numbers with unit
+    scales, one group of inputs at a time; the groups' sums are then scaled and added: with q the whole numbers,
+
+        y[n] = sum over g of scale[g, n] * (sum over k in g of x[k] q[k, n]) + bias[g, n] * (sum over k in g of x[k])
+    """
+
+    def __init__(
+        self, matrix: Matrix, unit: tuple[mx.array, mx.array], streams: Sequence[mx.Stream], scratch: blas.Scratch
+    ) -> None:
+        packing, scales, biases = matrix.packing, matrix.scales, matrix.biases
+        if packing is None or scales is None or biases is None:
+            raise TypeError("only a packed matrix is transposed")
+        self.bits, self.group = packing.bits, packing.group_size
+        self.rows = matrix.rows
+        groups = matrix.columns // self.group
+        self.weight = blas.transpose(matrix.weight, self.bits).reshape(groups, self.group, -1)
+        self.scales = mx.contiguous(scales.astype(mx.float32).T).reshape(groups, 1, self.rows)
+        self.biases = mx.contiguous(biases.astype(mx.float32).T)
+        self.bias = None if matrix.bias is None else matrix.bias.astype(mx.float32)
+        self._across = self.rows // unit[0].shape[2]
+        mx.eval(self.arrays())
+        ways = min(len(streams), groups)
+        bounds = [groups * way // ways for way in range(ways + 1)]
+        self._parts = []
+        for start, stop, stream in zip(bounds[:-1], bounds[1:], streams, strict=False):
+            ones, zeros = (mx.broadcast_to(array, (stop - start, *array.shape[1:])) for array in unit)
+            held = (self.weight[start:stop], self.scales[start:stop], self.biases[start:stop])
+            mx.eval(held, ones, zeros)
+            self._parts.append((start, stop, stream, ones, zeros, *held))
+        self._scratch = scratch
+
+    def __call__(self, x: mx.array) -> mx.array:
+        count = x.shape[0]
+        if count > 1:
+            return mx.array(self.many(blas.view(x)))
+        grouped = x.reshape(-1, 1, self.group)
+        sums = mx.sum(grouped, axis=2).reshape(1, -1)
+        if len(self._parts) == 1:
+            y = self._part(grouped, sums, self._parts[0])
+        else:
+            # The other streams first, so that they start while this one is still given its own work.
+            pieces = []
+            for part in reversed(self._parts):
+                start, stop, stream = part[:3]
+                with mx.stream(stream):
+                    pieces.append(self._part(grouped[start:stop], sums[:, start:stop], part))
+            y = pieces[0]
+            for piece in pieces[1:]:
+                y = y + piece
+        return y if self.bias is None else y + self.bias
+
+    def many(self, x: blas.Floats) -> blas.Floats:
+        """The same for [tokens, columns] of at least two tokens, by BLAS."""
+        y = blas.multiply_packed(
+            x, blas.view(self.weight), blas.view(self.scales), blas.view(self.biases), self.bits, self._scratch
+        )
+        return y if self.bias is None else y + blas.view(self.bias)
+
+    def arrays(self) -> list[mx.array]:
+        return [self.weight, self.scales, self.biases, *([] if self.bias is None else [self.bias])]
+
+    def _part(self, grouped: mx.array, sums: mx.array, part: tuple) -> mx.array:
+        _, _, _, ones, zeros, weight, scales, biases = part
+        products = mx.quantized_matmul(
+            grouped, weight, ones, zeros, transpose=False, group_size=self._across, bits=self.bits
+        )
+        return mx.addmm(mx.sum(products * scales, axis=0), sums, biases)
+
+
+class Blocked:
+    """x W^T + b for a plain W: float32 transposed, float16 and bfloat16 as stored."""
+
+    def __init__(self, matrix: Matrix, streams: Sequence[mx.Stream], scratch: blas.Scratch) -> None:
+        self._wide = matrix.weight.dtype == mx.float32
+        self.weight = mx.contiguous(matrix.weight.T) if self._wide else mx.contiguous(matrix.weight)
+        self.bias = matrix.bias
+        mx.eval(self.arrays())
+        ways = len(streams) if self.weight.shape[0] >= len(streams) else 1
+        bounds = [self.weight.shape[0] * way // ways for way in range(ways + 1)]
+        self._parts = [
+            (start, stop, stream, self.weight[start:stop])
+            for start, stop, stream in zip(bounds[:-1], bounds[1:], streams, strict=False)
+        ]
+        mx.eval([part[3] for part in self._parts])
+        self._scratch = scratch
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if x.shape[0] > 1:
+            return mx.array(self.many(blas.view(x)))
+        pieces = []
+        for start, stop, stream, weight in reversed(self._parts):
+            with mx.stream(stream):
+                if self._wide:
+                    pieces.append(x[:, start:stop] @ weight)
+                else:
+                    pieces.append((x.astype(weight.dtype) @ weight.T).astype(mx.float32))
+        if self._wide:
+            y = pieces[0]
+            for piece in pieces[1:]:
+                y = y + piece
+        else:
+            y = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces[::-1], axis=1)
+        return y if self.bias is None else y + self.bias
+
+    def many(self, x: blas.Floats) -> blas.Floats:
+        if self._wide:
+            y = x @ blas.view(self.weight)
+        else:
+            y = blas.multiply_halves(x, self.weight, self._scratch)
+        return y if self.bias is None else y + blas.view(self.bias)
+
+    def arrays(self) -> list[mx.array]:
+        return [self.weight, *([] if self.bias is None else [self.bias])]
+
+
+class SplitFeedForward:
+    """The SwiGLU block with its inner features dealt out to the streams, which meet once, in the sum at the end."""
+
+    def __init__(
+        self, shards: Sequence[tuple[Part, Part]], bias: mx.array | None, streams: Sequence[mx.Stream]
+    ) -> None:
+        self._shards, self._bias, self._streams = shards, bias, streams
+
+    def __call__(self, x: mx.array) -> mx.array:
+        pieces = []
+        for (gate_up, down), stream in reversed(list(zip(self._shards, self._streams, strict=True))):
+            with mx.stream(stream):
+                pieces.append(down(_swiglu(gate_up(x))))
+        y = pieces[0]
+        for piece in pieces[1:]:
+            y = y + piece
+        return y if self._bias is None else y + self._bias
+
+    def arrays(self) -> list[mx.array]:
+        bias = [] if self._bias is None else [self._bias]
+        return bias + [array for pair in self._shards for part in pair for array in part.arrays()]
+
+
+class Columns:
+    """An embedding that reads the columns of the transposed output layer."""
+
+    def __init__(self, head: Transposed) -> None:
+        self._head = head
+
+    def __call__(self, x: mx.array) -> mx.array:
+        head = self._head
+        per_word = 32 // head.bits
+        words = mx.take(head.weight, x // per_word, axis=2)
+        shift = (x % per_word * head.bits).astype(mx.uint32)
+        numbers = mx.bitwise_and(mx.right_shift(words, shift), 2**head.bits - 1).astype(mx.float32)
+        biases = mx.take(head.biases, x, axis=1)[:, None, :]
+        columns = numbers * mx.take(head.scales, x, axis=2) + biases
+        return mx.contiguous(columns.reshape(-1, x.shape[0]).T)
+
+    def arrays(self) -> list[mx.array]:
+        return []
+
+
+class Widened:
+    """A part whose result is turned to float32."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self._part(x).astype(mx.float32)
+
+    def arrays(self) -> list[mx.array]:
+        return self._part.arrays()
+
+
+def _swiglu(x: mx.array) -> mx.array:
+    if x.shape[0] > 1:
+        return mx.array(blas.swiglu(blas.view(x)))
+    gate, up = mx.split(x, 2, axis=-1)
+    return gate * mx.sigmoid(gate) * up

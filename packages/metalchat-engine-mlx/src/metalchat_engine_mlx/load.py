@@ -1,0 +1,100 @@
+"""From checked headers to a model in memory."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+from metalchat_engine import EngineSettings, InvalidModel, OutOfMemory, UnsupportedRequest
+
+from metalchat_engine_mlx.checkpoint import Checkpoint
+from metalchat_engine_mlx.config import LlamaConfig
+from metalchat_engine_mlx.device import Blocks, DeviceBlocks
+from metalchat_engine_mlx.host import HostBlocks, default_threads, new_streams
+from metalchat_engine_mlx.model import MlxModel
+from metalchat_engine_mlx.models.llama import Llama
+from metalchat_engine_mlx.parameters import Parameters
+from metalchat_engine_mlx.settings import MlxSettings, capabilities
+
+if TYPE_CHECKING:
+    from metalchat_prompt import Prompt
+
+_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+_HOST_CHUNK, _DEVICE_CHUNK = 256, 2048
+_HOST_CACHE = 32 * 2**20
+
+
+def load_model(
+    checkpoint: Checkpoint, settings: EngineSettings, own: MlxSettings, prompt: "Callable[[], Prompt]"
+) -> MlxModel:
+    """Raises InvalidModel, OutOfMemory, and UnsupportedRequest for a device that is not there."""
+    device = _device(own)
+    on_cpu = device == mx.cpu
+    streams = new_streams(own.threads or default_threads()) if on_cpu else [mx.new_thread_unsafe_stream(device)]
+    dtype = None if own.dtype is None else _DTYPES[own.dtype]
+    if on_cpu:
+        # Freed memory that MLX keeps for itself is memory that others lack; small pieces are all a CPU needs.
+        mx.set_cache_limit(_HOST_CACHE)
+    try:
+        with mx.stream(streams[0]):
+            blocks: Blocks = HostBlocks(streams, dtype) if on_cpu else DeviceBlocks(dtype)
+            config, parameters = _read(checkpoint, on_cpu=on_cpu)
+            llama = Llama(config, parameters, blocks)
+    except MemoryError as error:
+        raise OutOfMemory(f"'{checkpoint.name}' does not fit in memory") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        if "allocate" in str(error):
+            raise OutOfMemory(f"'{checkpoint.name}' does not fit in memory") from error
+        raise InvalidModel(f"'{checkpoint.name}' could not be loaded: {_line(error)}") from error
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    found = prompt()
+    return MlxModel(
+        llama,
+        found,
+        name=checkpoint.name,
+        defaults=checkpoint.defaults,
+        stream=streams[0],
+        context_length=min(settings.context_length or config.context_length, config.context_length),
+        chunk=settings.prefill_chunk or (_HOST_CHUNK if on_cpu else _DEVICE_CHUNK),
+        conversations=own.conversations,
+        dtype=own.dtype or checkpoint.dtype,
+        quantization=checkpoint.quantization,
+        capabilities=capabilities(messages=found.has_template),
+    )
+
+
+def _device(own: MlxSettings) -> mx.Device:
+    default = mx.default_device()
+    if own.device == "cpu" or (own.device is None and default.type == mx.cpu):
+        return mx.Device(mx.cpu, 0)
+    if default.type != mx.gpu and not mx.is_available(mx.gpu):
+        raise UnsupportedRequest("engine setting 'device' is gpu, but MLX has none here", option="device")
+    return mx.Device(mx.gpu, 0)
+
+
+def _read(checkpoint: Checkpoint, *, on_cpu: bool) -> tuple[LlamaConfig, Parameters]:
+    config = checkpoint.config
+    arrays: dict[str, mx.array] = {}
+    if checkpoint.gguf is None:
+        for file in sorted({tensor.file for tensor in checkpoint.tensors.values()}):
+            found = mx.load(str(checkpoint.path / file), format="safetensors")
+            if not isinstance(found, dict):
+                raise InvalidModel(f"'{file}' is not a valid safetensors file")
+            arrays |= found
+        if any(arrays[name].shape != tensor.shape for name, tensor in checkpoint.tensors.items()):
+            raise InvalidModel(f"'{checkpoint.name}' was changed while it was being loaded")
+        if config.tie_word_embeddings:
+            arrays = {name: array for name, array in arrays.items() if not name.startswith("lm_head.")}
+    else:
+        from metalchat_engine_mlx.gguf.weights import load_weights
+
+        arrays = load_weights(checkpoint.gguf.path, checkpoint.gguf, dtype=mx.float32 if on_cpu else None)
+        if checkpoint.factors:
+            factors = tuple(float(value) for value in arrays.pop("rope_freqs").tolist())
+            config = dataclasses.replace(config, rope=dataclasses.replace(config.rope, factors=(factors,)))
+    return config, Parameters(arrays, checkpoint.packings)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,212 @@
+"""A loaded model: answers from any thread, one step at a time."""
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import mlx.core as mx
+from metalchat_engine import (
+    Capabilities,
+    ContextTooLong,
+    Event,
+    GenerationRequest,
+    InvalidModel,
+    Message,
+    ModelClosed,
+    ModelInfo,
+    OutOfMemory,
+    UnsupportedRequest,
+    check,
+)
+
+from metalchat_engine_mlx.conversations import Conversations
+from metalchat_engine_mlx.defaults import Defaults
+from metalchat_engine_mlx.generate import Answer, Plan
+from metalchat_engine_mlx.models.llama import Llama
+from metalchat_engine_mlx.sampling import Sampler
+from metalchat_engine_mlx.turns import Turns
+
+if TYPE_CHECKING:
+    from metalchat_prompt import Prompt
+
+SEED_BITS = 64
+
+
+class MlxModel:
+    """Implements `metalchat_engine.Model` and `SupportsTokenCount`."""
+
+    def __init__(
+        self,
+        llama: Llama,
+        prompt: "Prompt",
+        *,
+        name: str,
+        defaults: Defaults,
+        stream: mx.Stream,
+        context_length: int,
+        chunk: int,
+        conversations: int,
+        dtype: str,
+        quantization: str | None,
+        capabilities: Capabilities,
+    ) -> None:
+        self._llama: Llama | None = llama
+        self._prompt = prompt
+        self._defaults = defaults
+        self._stream = stream
+        self._chunk = chunk
+        self._conversations = Conversations(conversations)
+        self._turns = Turns()
+        self._closed = threading.Event()
+        self._stop_ids = llama.config.eos_token_ids | defaults.eos_token_ids | prompt.stop_ids
+        self._weights_bytes = llama.nbytes
+        self._name, self._dtype, self._quantization = name, dtype, quantization
+        self._vocab_size, self._context_length = llama.config.vocab_size, context_length
+        self._capabilities = capabilities
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(
+            name=self._name,
+            architecture="llama",
+            context_length=self._context_length,
+            vocab_size=self._vocab_size,
+            dtype=self._dtype,
+            memory_bytes=0 if self._closed.is_set() else self._weights_bytes + self._conversations.nbytes,
+            capabilities=self._capabilities,
+            quantization=self._quantization,
+        )
+
+    def generate(self, request: GenerationRequest) -> Iterator[Event]:
+        started = time.perf_counter()
+        self._check_open()
+        check(request, self.info)
+        tokens = self._tokens(request)
+        room = self._context_length - len(tokens)
+        if room < 1:
+            raise ContextTooLong(
+                f"the prompt has {len(tokens)} tokens, and the context length is {self._context_length};"
+                " shorten the prompt or raise context_length",
+                option="context_length",
+            )
+        plan = Plan(
+            tokens=tokens,
+            limit=room if request.max_tokens is None else min(room, request.max_tokens),
+            chunk=self._chunk,
+            stop_ids=self._stop_ids,
+            stop=request.stop,
+            own_stop=() if request.prompt is not None else self._prompt.stop_strings,
+            logprobs=request.logprobs,
+            started=started,
+        )
+        return self._answer(request, plan)
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """The prompt tokens of `messages`, with what begins the answer."""
+        self._check_open()
+        request = GenerationRequest(messages=tuple(messages))
+        check(request, self.info)
+        return len(self._tokens(request))
+
+    def close(self) -> None:
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        with self._turns:
+            self._llama = None
+            self._conversations.clear()
+            mx.clear_cache()
+        self._prompt.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise ModelClosed(f"model '{self._name}' is closed")
+
+    def _tokens(self, request: GenerationRequest) -> tuple[int, ...]:
+        from metalchat_prompt import ConversationRefused, NoTemplate, PromptError
+
+        try:
+            if request.prompt is None:
+                tokens = self._prompt.encode(request.messages)
+            else:
+                tokens = self._prompt.encode_text(request.prompt)
+        except (ConversationRefused, NoTemplate) as error:
+            raise UnsupportedRequest(str(error), option="messages") from error
+        except PromptError as error:
+            raise InvalidModel(f"model '{self._name}': {error}") from error
+        strange = next((token for token in tokens if not 0 <= token < self._vocab_size), None)
+        if strange is not None:
+            raise InvalidModel(
+                f"model '{self._name}': the tokenizer gives the token {strange}, 'vocab_size' is {self._vocab_size}"
+            )
+        # The model needs something to start from; an empty text may have no tokens at all.
+        return tokens or tuple(sorted(self._stop_ids)[:1]) or (0,)
+
+    def _answer(self, request: GenerationRequest, plan: Plan) -> Iterator[Event]:
+        from metalchat_prompt import PromptError
+
+        with self._turn():
+            llama = self._llama
+            if llama is None:
+                raise ModelClosed(f"model '{self._name}' is closed")
+            seed = request.sampling.seed
+            sampler = Sampler(
+                request.sampling,
+                self._defaults,
+                prompt=plan.tokens,
+                vocab_size=self._vocab_size,
+                seed=secrets.randbits(SEED_BITS) if seed is None else seed,
+            )
+        rope = llama.config.rope
+        regime = rope.regime(len(plan.tokens))
+        key = request.conversation
+        cache = None if key is None else self._conversations.take(key, plan.tokens, regime)
+        answer = Answer(
+            llama,
+            plan,
+            cache or llama.new_cache(),
+            sampler,
+            self._prompt.detokenizer(),
+            self._prompt.tokenizer,
+            self._turn,
+        )
+        del cache, llama, sampler
+        kept = False
+        try:
+            yield from answer.events()
+            kept = True
+        except GeneratorExit:
+            kept = True
+            raise
+        except PromptError as error:
+            raise InvalidModel(f"model '{self._name}': {error}") from error
+        finally:
+            # A cache is worth keeping if no step was broken off, and if all its tokens were rotated alike.
+            if key is not None and kept and rope.regime(len(answer.tokens)) == regime and not self._closed.is_set():
+                self._conversations.put(key, answer.cache, answer.tokens, regime)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._turns:
+            self._check_open()
+            try:
+                with mx.stream(self._stream):
+                    yield
+            except MemoryError as error:
+                raise OutOfMemory(f"model '{self._name}' ran out of memory; lower context_length") from error
+            except RuntimeError as error:
+                if "allocate" not in str(error) and "memory" not in str(error):
+                    raise
+                raise OutOfMemory(f"model '{self._name}' ran out of memory; lower context_length") from error

@@ -1,0 +1,88 @@
+"""Which matrices of an MLX checkpoint are quantised, and how."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from metalchat_engine import UnsupportedModel
+
+if TYPE_CHECKING:
+    from metalchat_engine_mlx.config import Fields
+
+GROUP_SIZES = (32, 64, 128)
+BITS = (2, 3, 4, 5, 6, 8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """Affine quantisation: `group_size` neighbours in a row share a scale and a bias; each takes `bits` bits."""
+
+    group_size: int
+    bits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """The packing of every module: `modules` by name, where None keeps one plain, and `default` for the others."""
+
+    default: Packing | None = None
+    modules: Mapping[str, Packing | None] = field(default_factory=dict)
+
+    def packing(self, module: str) -> Packing | None:
+        return self.modules.get(module, self.default)
+
+    @property
+    def label(self) -> str | None:
+        """For example "4-bit, group 64"; None for a plain model."""
+        packings = {packing for packing in (self.default, *self.modules.values()) if packing is not None}
+        if not packings:
+            return None
+        bits = sorted({packing.bits for packing in packings})
+        groups = sorted({packing.group_size for packing in packings})
+        return f"{'/'.join(map(str, bits))}-bit, group {'/'.join(map(str, groups))}"
+
+
+def read_quantization(fields: "Fields") -> Quantization:
+    """The `quantization` table of a config.json, as MLX writes it.
+
+    Raises UnsupportedModel for another method's quantisation, InvalidModel for values out of range.
+    """
+    document = fields.document
+    table = document.get("quantization")
+    if table is None:
+        table = document.get("quantization_config")
+        if table is None:
+            return Quantization()
+        method = table.get("quant_method") if isinstance(table, dict) else None
+        if method is not None or not isinstance(table, dict):
+            raise UnsupportedModel(
+                f"'{fields.what}': the weights are quantised by {method!a}, this engine reads those of MLX and GGUF"
+            )
+    if not isinstance(table, dict):
+        fields.refuse("quantization", table, "an object")
+    default = _packing(fields, "quantization", table)
+    modules: dict[str, Packing | None] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            modules[name] = _packing(fields, f"quantization.{name}", {**_common(table), **value})
+        elif value is False:
+            modules[name] = None
+        elif value is True:
+            modules[name] = default
+    return Quantization(default=default, modules=modules)
+
+
+def _common(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: table[key] for key in ("group_size", "bits", "mode") if key in table}
+
+
+def _packing(fields: "Fields", where: str, table: Mapping[str, Any]) -> Packing:
+    mode = table.get("mode", "affine")
+    if mode != "affine":
+        raise UnsupportedModel(f"'{fields.what}': '{where[:80]}.mode' is {str(mode)[:40]!a}, this engine runs 'affine'")
+    group_size, bits = table.get("group_size"), table.get("bits")
+    if isinstance(group_size, bool) or group_size not in GROUP_SIZES:
+        fields.refuse(f"{where[:80]}.group_size", group_size, "32, 64 or 128")
+    if isinstance(bits, bool) or bits not in BITS:
+        fields.refuse(f"{where[:80]}.bits", bits, "2, 3, 4, 5, 6 or 8")
+    return Packing(group_size=group_size, bits=bits)

@@ -1,0 +1,50 @@
+"""The engine's own settings: the keys of a manifest's [engine] table that it knows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from metalchat_engine import Capabilities, EngineSettings, UnsupportedRequest, check_settings
+
+KNOWN = ("conversations", "device", "dtype", "threads")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlxSettings:
+    """`device` None takes the GPU where there is one. `dtype` None keeps that of the checkpoint; it is the dtype of
+    weights that are not quantised and, on a GPU, of the arithmetic. `threads` is the number of CPU streams, None one a
+    core. `conversations` is how many KV caches are kept for the next turn.
+    """
+
+    device: Literal["cpu", "gpu"] | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    threads: int | None = None
+    conversations: int = 4
+
+
+def read_settings(settings: EngineSettings) -> MlxSettings:
+    """Raises UnsupportedRequest for an unknown key, or a value that a key does not take."""
+    check_settings(settings, known=KNOWN)
+    extra = settings.extra
+
+    def take(key: str, allowed: Callable[[Any], bool], expected: str) -> Any:
+        value = extra.get(key)
+        if value is not None and not allowed(value):
+            raise UnsupportedRequest(f"engine setting '{key}' must be {expected}", option=key)
+        return value
+
+    def whole(low: int, high: int) -> Callable[[Any], bool]:
+        return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+    conversations = take("conversations", whole(0, 1000), "0 to 1000")
+    return MlxSettings(
+        device=take("device", lambda value: value in ("cpu", "gpu"), "cpu or gpu"),
+        dtype=take("dtype", lambda value: value in ("float32", "float16", "bfloat16"), "float32, float16 or bfloat16"),
+        threads=take("threads", whole(1, 16), "1 to 16"),
+        conversations=4 if conversations is None else conversations,
+    )
+
+
+def capabilities(*, messages: bool) -> Capabilities:
+    """What this engine honours; messages need a chat template."""
+    return Capabilities(messages=messages, logprobs=True, logit_bias=True, penalties=True, seed=True)

@@ -1,0 +1,7 @@
+"""The weights of a checkpoint directory: what is there, whether it is what it claims, and the arrays."""
+
+from metalchat_engine_mlx.weights.files import weight_files
+from metalchat_engine_mlx.weights.header import Tensor, read_header
+from metalchat_engine_mlx.weights.shapes import check_tensors
+
+__all__ = ["Tensor", "check_tensors", "read_header", "weight_files"]

@@ -102,7 +102,7 @@ def environment() -> Environment:
     made = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     made.filters["tojson"] = tojson
     for name in REMOVED:
-        made.globals[name] = made.undefined(name=name, exc=SecurityError)
+        del made.globals[name]
     names: dict[str, Any] = {
         "raise_exception": raise_exception,
         "strftime_now": strftime_now,
@@ -118,6 +118,10 @@ def compile_template(made: Environment, source: str) -> Any:
     tree = made.parse(source)
     if next(tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)), None) is not None:
         raise SecurityError("another template")
+    names = list(tree.find_all(nodes.Name))
+    own = {node.name for node in names if node.ctx != "load"}
+    if any(node.name in REMOVED and node.name not in own for node in names):
+        raise SecurityError("a function of jinja2 that chat templates do not have")
     for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
         name = node.attr if isinstance(node, nodes.Getattr) else node.arg
         if isinstance(name, nodes.Const):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SIZE_LIMIT = 100 * 2**20
 
 _T = TypeVar("_T")
+# Some parts fail only when they are used.
+_PROBE = "Text: 12 words,\n über 東京."
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 
 
@@ -62,6 +64,7 @@ class Tokenizer:
             data = json.dumps(document, ensure_ascii=False).encode()
         del document
         self._library = self._guarded(_load, data)
+        self.decode(self.encode_document(_PROBE))
         found = self._guarded(self._library.get_added_tokens_decoder)
         self.added: tuple[AddedToken, ...] = tuple(
             AddedToken(id=index, content=token.content, special=token.special, normalized=token.normalized)
@@ -133,6 +136,8 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of `ids`; ids outside the vocabulary are left out."""
         known = [index for index in ids if 0 <= index < 2**32]
+        if not known:
+            return ""  # some decoders of the library panic at nothing
         return self._guarded(self._library.decode, known, skip_special_tokens=skip_special)
 
     @property

@@ -49,9 +49,7 @@ def pulled(hub: FakeHub, http: Http | None = None) -> dict[str, bytes]:
 
 def test_n7_a_compressed_file_is_refused_before_its_first_byte(hub: FakeHub) -> None:
     hub.fault(role="cdn", bomb=64 * MIB)
-    with pytest.raises(
-        IntegrityError, match=re.escape("'model.safetensors' was sent compressed, which is not allowed")
-    ):
+    with pytest.raises(IntegrityError, match="safetensors' was sent compressed, which is not allowed"):
         pulled(hub)
 
 

@@ -31,9 +31,13 @@ def default_threads() -> int:
 
 
 class HostBlocks:
-    """Blocks for a CPU. Plain float16 and bfloat16 weights stay as they are unless `dtype` says otherwise."""
+    """Blocks for a CPU. Plain float16 and bfloat16 weights stay as they are unless `dtype` says otherwise.
 
-    def __init__(self, streams: Sequence[mx.Stream], dtype: mx.Dtype | None = None) -> None:
+    What has at least `split` weights is dealt out to all streams.
+    """
+
+    def __init__(self, streams: Sequence[mx.Stream], dtype: mx.Dtype | None = None, *, split: int = SPLIT) -> None:
+        self._split = split
         self._streams = streams
         self._dtype = dtype
         self._scratch = blas.Scratch()
@@ -43,13 +47,14 @@ class HostBlocks:
         joined = join(matrices)
         if joined is None:
             return SideBySide([self.linear([matrix]) for matrix in matrices])
-        return self._map(joined, split=joined.rows * joined.columns >= SPLIT)
+        return self._map(joined, split=joined.rows * joined.columns >= self._split)
 
     def feed_forward(self, gate: Matrix, up: Matrix, down: Matrix) -> Part:
         inner, ways = gate.rows, len(self._streams)
         cut = inner // ways
-        unit = max([128, *(m.packing.group_size for m in (gate, up, down) if m.packing)])
-        if ways == 1 or cut % unit or inner % ways or inner * gate.columns * 3 < SPLIT:
+        # Halves of a packed matrix begin where a group does, and their rows can be packed again.
+        unit = max([32, *(m.packing.group_size for m in (gate, up, down) if m.packing)])
+        if ways == 1 or cut % unit or inner % ways or inner * gate.columns * 3 < self._split:
             return FeedForward(self.linear([gate, up]), self.linear([down]), _swiglu)
         shards = []
         for start in range(0, inner, cut):

@@ -1,0 +1,47 @@
+"""The engine keeps the contract, on real models of random weights."""
+
+
+import pytest
+from metalchat_engine import EngineSettings, ModelSource
+from metalchat_engine.testing import EngineContract
+from metalchat_engine_mlx import MlxEngine
+from metalchat_engine_mlx.testing import write_tiny_model
+
+
+class _Tiny(EngineContract):
+    @pytest.fixture
+    def engine(self) -> MlxEngine:
+        return MlxEngine()
+
+    @pytest.fixture
+    def settings(self) -> EngineSettings:
+        return EngineSettings(prefill_chunk=16)
+
+
+class TestPlain(_Tiny):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+        return ModelSource(path=write_tiny_model(tmp_path_factory.mktemp("plain") / "tiny"))
+
+
+class TestQuantised(_Tiny):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+        path = write_tiny_model(tmp_path_factory.mktemp("quantised") / "tiny", bits=4, seed=1)
+        return ModelSource(path=path, name="tiny-q4")
+
+
+class TestGrowingRope(_Tiny):
+    """A rope that depends on the length of the text is where a reused cache would change the answer."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+        path = write_tiny_model(
+            tmp_path_factory.mktemp("dynamic") / "tiny",
+            max_position_embeddings=48,
+            rope_scaling={"rope_type": "dynamic", "factor": 8.0},
+        )
+        return ModelSource(path=path)

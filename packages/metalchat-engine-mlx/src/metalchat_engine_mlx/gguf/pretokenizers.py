@@ -84,7 +84,6 @@ PRETOKENIZERS: Final[dict[str, PreTokenizer]] = {
     "smaug-bpe": PreTokenizer(splits=(_LLAMA3,)),
     "qwen2": _WITH_QWEN2_RULES,
     "deepseek-r1-qwen": _WITH_QWEN2_RULES,
-    "megrez": _WITH_QWEN2_RULES,
     "tekken": PreTokenizer(splits=(_TEKKEN,), whole=True, add_bos=True),
     "deepseek-coder": PreTokenizer(splits=(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}")),
     "deepseek-v3": PreTokenizer(splits=_DEEPSEEK_V3),

@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file as MLX arrays, quantised ones bit for bit in MLX's affine layout."""
+"""The tensors of a GGUF file as MLX arrays, quantised ones without loss in MLX's affine layout."""
 
 import os
 from pathlib import Path
@@ -37,10 +37,10 @@ def load_weights(
         Q8_0   8 bits, scale d, bias -128 d, q = quant + 128
 
     `dtype` is that of scales, biases and plain tensors. None keeps what the file has: float16 for scales and biases,
-    and each plain tensor's own. In float32 the dequantised values equal ggml's bit for bit; float16 holds the scales
-    exactly too. The rows of query and key projections are put back from ggml's order of rotary pairs (2 i, 2 i + 1) to
-    that of Hugging Face (i, i + head_dim / 2). A missing output bias is zeros where the other attention
-    biases exist.
+    and each plain tensor's own. Dequantised in float32 the values equal ggml's exactly, but for the sign of zeros;
+    float16 holds the scales exactly too. The rows of query and key projections are put back from ggml's order of rotary
+    pairs (2 i, 2 i + 1) to that of Hugging Face (i, i + head_dim / 2). A missing output bias is zeros where the other
+    attention biases exist.
 
     The file is mapped and read tensor by tensor. Raises what `parameters` raises, before any array is made, and
     InvalidModel where the file is no longer the one the header was read from.

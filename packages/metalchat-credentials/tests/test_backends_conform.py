@@ -1,3 +1,7 @@
+import subprocess
+import sys
+import textwrap
+
 import pytest
 from metalchat_credentials import Secret, SecretKey, parse_url
 from metalchat_credentials.backends.dotenv import DotenvBackend
@@ -82,9 +86,9 @@ class TestHuggingFace(SecretBackendContract):
         return HUB, Secret("hf_file")
 
 
-def test_the_kit_fails_a_backend_that_mixes_the_purposes_up(pytester) -> None:
-    pytester.makepyfile(
-        """
+def test_the_kit_fails_a_backend_that_mixes_the_purposes_up(tmp_path) -> None:
+    (tmp_path / "test_kit.py").write_text(
+        textwrap.dedent("""
         import pytest
         from metalchat_credentials.testing import MemoryBackend, SecretBackendContract
 
@@ -116,10 +120,10 @@ def test_the_kit_fails_a_backend_that_mixes_the_purposes_up(pytester) -> None:
             @pytest.fixture
             def backend(self):
                 return ReadsOnly()
-        """
+        """)
     )
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist")
-    output = result.stdout.str()
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-rfE", "test_kit.py"]
+    output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60).stdout
     for failed in (
         "TestCareless::test_the_purposes_are_kept_apart",
         "TestCareless::test_every_address_has_its_own_secret",

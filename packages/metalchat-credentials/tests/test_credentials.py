@@ -249,6 +249,13 @@ def test_an_address_can_be_linked_to_a_variable(make, tmp_path) -> None:
     assert (tmp_path / ".env").exists()
 
 
+def test_linking_an_address_forgets_the_token_that_it_had(make, spy) -> None:
+    make().add(HUB, username="alice", secret=TOKEN)
+    make().link(HUB, backend="environment", variable="MY_TOKEN")
+    assert spy.deletes == [SecretKey(url=HUB, username="alice")]
+    assert make({"MY_TOKEN": "mine"}).authorization("https://huggingface.co/x") == "Bearer mine"
+
+
 def test_removing_needs_an_address_or_all(make, spy) -> None:
     make().add(HUB, username="alice", secret=TOKEN)
     with pytest.raises(NothingSelected, match="--all") as caught:

@@ -1,7 +1,6 @@
 import subprocess
 import sys
 import threading
-import time
 import tomllib
 
 import pytest
@@ -228,14 +227,12 @@ class Sleeping(KeyringBackend):
 
 def test_c8_a_keychain_that_hangs_is_given_up_within_6_seconds(tmp_path) -> None:
     (tmp_path / "sleeping.py").write_text(SLEEPING)
-    started = time.monotonic()
-    child = _child(ADD, tmp_path, PYTHON_KEYRING_BACKEND="sleeping.Sleeping")
-    elapsed = time.monotonic() - started
-    assert child.stdout.splitlines() == [
-        "3 the keychain did not answer within 5 s (is it locked?). Unlock it, or set HF_TOKEN"
-    ]
+    timed = f"import atexit, time; atexit.register(lambda t=time.monotonic(): print(time.monotonic() - t)); {ADD}"
+    child = _child(timed, tmp_path, PYTHON_KEYRING_BACKEND="sleeping.Sleeping")
+    message, elapsed = child.stdout.splitlines()
+    assert message == "3 the keychain did not answer within 5 s (is it locked?). Unlock it, or set HF_TOKEN"
     assert (child.stderr, child.returncode) == ("", 0)
-    assert elapsed < 5 + 3, "5 s, and the start and end of a Python process on a busy machine"
+    assert 5 <= float(elapsed) < 6
 
 
 def test_c8_the_deadline_of_a_hanging_call_is_not_waited_for_again() -> None:

@@ -15,9 +15,9 @@ def put(data: bytes, table: str, name: str, values: Mapping[str, str]) -> bytes:
 
     text = data.decode("utf-8")
     expected = _plain(text)
-    document = tomlkit.parse(text.removeprefix(_BOM))
+    document: Any = tomlkit.parse(text.removeprefix(_BOM))
     if name in expected.get(table, {}):
-        entry: Any = document[table][name]  # type: ignore[index]
+        entry = document[table][name]
         before = expected[table][name]
         for key in [key for key in ("purpose", "variable") if key in before and key not in values]:
             del entry[key]
@@ -32,7 +32,7 @@ def put(data: bytes, table: str, name: str, values: Mapping[str, str]) -> bytes:
         edited = _appended(text.removeprefix(_BOM), table, name, values)
         if not _is(edited, expected):
             # The table is written inline or with dotted keys, and cannot be continued by a header.
-            document[table][name] = dict(values)  # type: ignore[index]
+            document[table][name] = dict(values)
             edited = tomlkit.dumps(document)
     return _checked(text, edited, expected)
 
@@ -44,8 +44,8 @@ def drop(data: bytes, table: str, names: Iterable[str]) -> bytes:
     for name in names:
         text = data.decode("utf-8")
         expected = _plain(text)
-        document = tomlkit.parse(text.removeprefix(_BOM))
-        tables: Any = document[table]
+        document: Any = tomlkit.parse(text.removeprefix(_BOM))
+        tables = document[table]
         tail = _tail(tables[name])
         del tables[name]
         edited = _with_tail(text.removeprefix(_BOM), tomlkit.dumps(document), tail)
@@ -61,9 +61,9 @@ def _appended(text: str, table: str, name: str, values: Mapping[str, str]) -> st
 
     section = tomlkit.table()
     section.update(values)
-    document = tomlkit.document()
+    document: Any = tomlkit.document()
     document[table] = tomlkit.table(is_super_table=True)
-    document[table][name] = section  # type: ignore[index]
+    document[table][name] = section
     gap = "" if not text or text.endswith(("\n\n", "\r\n\r\n")) else "\n" if text.endswith("\n") else "\n\n"
     return text + gap + tomlkit.dumps(document)
 

@@ -101,10 +101,8 @@ class Credentials:
             replaced = self._entry(url, purpose)
             store.set(credential.key, secret)
             self._index.put(credential)
-            self._secrets.clear()
             self._shown.add(secret)
-            if replaced is not None and (replaced.backend, replaced.key) != (backend, credential.key):
-                self._forget_replaced(replaced)
+            self._forget_replaced(replaced, credential)
             kept_by = store.describe() if isinstance(store, NamesItself) else backend
             return Stored(credential=credential, kept_by=kept_by, replaced=replaced)
 
@@ -124,8 +122,9 @@ class Credentials:
         credential = self._credential(url, username, backend, purpose, variable)
         with self._lock:
             self._backend(backend)
+            replaced = self._entry(url, purpose)
             self._index.put(credential)
-            self._secrets.clear()
+            self._forget_replaced(replaced, credential)
         return credential
 
     def list(self) -> tuple[Credential, ...]:
@@ -237,7 +236,10 @@ class Credentials:
             self._backends[name] = backend.bind(self._context) if isinstance(backend, NeedsContext) else backend
         return self._backends[name]
 
-    def _forget_replaced(self, entry: Credential) -> None:
+    def _forget_replaced(self, entry: Credential | None, credential: Credential) -> None:
+        self._secrets.clear()
+        if entry is None or (entry.backend, entry.key) == (credential.backend, credential.key):
+            return
         try:
             store = self._backend(entry.backend)
             if isinstance(store, SecretStore):

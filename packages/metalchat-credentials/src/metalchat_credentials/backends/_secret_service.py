@@ -6,26 +6,18 @@ which libsecret adds to its own searches. The older program of this name is a li
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from metalchat_credentials.errors import KeychainLocked
 
 SCHEMA = "org.metalchat.runtime"
 
 
-class Opener(Protocol):
-    """keyring's Secret Service backend, as far as it is used here."""
-
-    name: str
-
-    def get_preferred_collection(self) -> Any: ...
-
-
 class SecretServiceVault:
-    """One collection of the Secret Service. Items of the older program come first."""
+    """The collection that keyring's Secret Service backend would use. Items of the older program come first."""
 
-    def __init__(self, keyring: Opener) -> None:
-        self.name = keyring.name
+    def __init__(self, keyring: Any) -> None:
+        self.name: str = keyring.name
         self._keyring = keyring
 
     def get(self, service: str, username: str) -> str | None:
@@ -52,8 +44,15 @@ class SecretServiceVault:
 
     @contextmanager
     def _collection(self) -> Iterator[Any]:
-        collection = self._keyring.get_preferred_collection()
-        with closing(collection.connection):
+        import secretstorage
+
+        with closing(secretstorage.dbus_init()) as bus:
+            path = getattr(self._keyring, "preferred_collection", None)
+            collection = secretstorage.Collection(bus, path) if path else secretstorage.get_default_collection(bus)
+            if collection.is_locked():
+                collection.unlock()
+            if collection.is_locked():
+                raise KeychainLocked("the keychain is locked. Unlock it, or set HF_TOKEN")
             yield collection
 
 

@@ -86,15 +86,12 @@ def test_rope_scaling_is_that_of_the_file(
     assert config_with(tmp_path, metadata)["rope_scaling"] == scaling
 
 
-def test_llama3_scaling_is_the_factors_of_a_tensor(tmp_path: Path):
-    config = config_with(tmp_path, {}, rope_factors=FACTORS)
-    assert config["rope_scaling"] == {"rope_type": "gguf_factors", "factors": list(FACTORS)}
-
-
-@pytest.mark.parametrize("factors", [FACTORS[1:], (0.0, *FACTORS[1:]), (float("nan"), *FACTORS[1:])])
-def test_factors_that_no_model_has_are_refused(tmp_path: Path, factors: tuple[float, ...]):
-    with pytest.raises(InvalidModel, match=r"rope_freqs\.weight"):
-        config_with(tmp_path, {}, rope_factors=factors)
+def test_llama3_scaling_is_said_to_be_the_factors_of_a_tensor(tmp_path: Path):
+    assert config_with(tmp_path, {}, rope_factors=FACTORS)["rope_scaling"] == {"rope_type": "gguf_factors"}
+    with pytest.raises(InvalidModel, match=r"the tensor 'rope_freqs\.weight' is not 8 values of type F32"):
+        config_with(tmp_path, {}, rope_factors=FACTORS[1:])
+    with pytest.raises(UnsupportedModel, match=r"has both 'rope_freqs\.weight' and 'linear' rope scaling"):
+        config_with(tmp_path, {"llama.rope.scaling.factor": 2.0}, rope_factors=FACTORS)
 
 
 @pytest.mark.parametrize(

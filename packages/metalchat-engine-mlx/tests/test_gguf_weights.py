@@ -122,6 +122,20 @@ def test_a_missing_output_bias_is_zeros(tmp_path: Path):
     assert (bias.tolist(), bias.dtype) == ([0.0] * 64, mx.bfloat16)
 
 
+def test_the_factors_of_rotary_frequencies_stay_float32(tmp_path: Path):
+    factors = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 7.0, 8.1]
+    file = write_llama(tmp_path / "model.gguf", rope_factors=factors)
+    found = load_weights(file.path, read_header(file.path), dtype=mx.bfloat16)["rope_freqs"]
+    assert (found.dtype, np.array(found).tolist()) == (mx.float32, np.array(factors, np.float32).tolist())
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 1e-9, float("nan"), float("inf")])
+def test_factors_that_no_model_has_are_refused(tmp_path: Path, factor: float):
+    file = write_llama(tmp_path / "model.gguf", rope_factors=[1.0] * 7 + [factor])
+    with pytest.raises(InvalidModel, match=r"the tensor 'rope_freqs\.weight' has a factor that is not from"):
+        load_weights(file.path, read_header(file.path))
+
+
 def test_nothing_is_loaded_from_a_file_that_cannot_be_run(tmp_path: Path):
     file = write_llama(tmp_path / "model.gguf", metadata={"general.architecture": "phi3"})
     with pytest.raises(UnsupportedModel, match="'phi3'"):

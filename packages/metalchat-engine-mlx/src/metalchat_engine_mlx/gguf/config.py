@@ -1,6 +1,5 @@
 """The model configuration of a GGUF file, in the words of a Hugging Face `config.json`."""
 
-import struct
 from typing import Any, Final
 
 from metalchat_engine import UnsupportedModel
@@ -12,6 +11,8 @@ _MAX_LAYERS: Final = 1000
 _MAX_HEADS: Final = 4096
 _MAX_WIDTH: Final = 2**20
 _MAX_CONTEXT: Final = 2**24
+
+ROPE_FACTORS: Final = "rope_freqs.weight"
 
 # What llama.cpp reads for `llama` and would change the result, with the value that changes nothing.
 _NEUTRAL: Final = {
@@ -34,9 +35,10 @@ def config_from_gguf(header: GgufHeader) -> dict[str, Any]:
     (list: end of sequence, of turn, of message; those the file names).
 
     rope_scaling is None, {"rope_type": "linear", "factor"}, {"rope_type": "yarn", "factor",
-    "original_max_position_embeddings" and, where the file has them, "beta_fast", "beta_slow"}, or {"rope_type":
-    "gguf_factors", "factors": a list of head_dim / 2 numbers}: pair i turns by position * rope_theta ** (-2 i /
-    head_dim) / factors[i] radians. That is how GGUF carries llama3 scaling; the factors are a tensor, which is read.
+    "original_max_position_embeddings" and, where the file has them, "beta_fast", "beta_slow"}, or
+    {"rope_type": "gguf_factors"}: then `load_weights` returns the float32 array "rope_freqs" of head_dim / 2 factors,
+    and pair i turns by position * rope_theta ** (-2 i / head_dim) / rope_freqs[i] radians. That is how GGUF carries
+    llama3 scaling.
 
     Raises UnsupportedModel for another architecture, for one part of a split model and for what `llama` may have but
     the engine has not (experts, partial rotary embeddings, sizes that differ by layer), InvalidModel for values out of
@@ -109,10 +111,13 @@ def _rope_scaling(header: GgufHeader, head_dim: int) -> dict[str, object] | None
     if factor == 0.0:
         factor = real(header, "llama.rope.scale_linear", low=0.0, high=1e6, default=0.0)  # files of 2023
     scaled = kind != "none" and factor not in (0.0, 1.0)
-    if "rope_freqs.weight" in header.tensors:
+    factors = header.tensors.get(ROPE_FACTORS)
+    if factors is not None:
         if scaled:
-            raise UnsupportedModel(f"'{header.file}' has both 'rope_freqs.weight' and '{shown(kind)}' rope scaling")
-        return {"rope_type": "gguf_factors", "factors": _factors(header, head_dim // 2)}
+            raise UnsupportedModel(f"'{header.file}' has both '{ROPE_FACTORS}' and '{shown(kind)}' rope scaling")
+        if factors.type != "F32" or factors.shape != (head_dim // 2,):
+            raise invalid(header, f"the tensor '{ROPE_FACTORS}' is not {head_dim // 2} values of type F32")
+        return {"rope_type": "gguf_factors"}
     if kind not in ("none", "linear", "yarn"):
         raise UnsupportedModel(f"'{header.file}' has '{shown(kind)}' rope scaling; 'linear' and 'yarn' are supported")
     if not scaled:
@@ -129,18 +134,3 @@ def _rope_scaling(header: GgufHeader, head_dim: int) -> dict[str, object] | None
         if f"llama.rope.scaling.yarn_{key}" in header.metadata:
             scaling[key] = real(header, f"llama.rope.scaling.yarn_{key}", low=0.0, high=1e6)
     return scaling
-
-
-def _factors(header: GgufHeader, count: int) -> list[float]:
-    tensor = header.tensors["rope_freqs.weight"]
-    if tensor.type != "F32" or tensor.shape != (count,):
-        raise invalid(header, f"the tensor 'rope_freqs.weight' is not {count} values of type F32")
-    try:
-        with header.path.open("rb") as file:
-            file.seek(tensor.offset)
-            values = struct.unpack(f"<{count}f", file.read(tensor.nbytes))
-    except (OSError, struct.error) as error:
-        raise invalid(header, "the tensor 'rope_freqs.weight' cannot be read") from error
-    if not all(1e-6 <= value <= 1e6 for value in values):
-        raise invalid(header, "the tensor 'rope_freqs.weight' has a factor that is not from 1e-06 to 1e+06")
-    return list(values)

@@ -6,7 +6,7 @@ from typing import Final
 
 from metalchat_engine import InvalidModel, UnsupportedModel
 
-from metalchat_engine_mlx.gguf.config import config_from_gguf
+from metalchat_engine_mlx.gguf.config import ROPE_FACTORS, config_from_gguf
 from metalchat_engine_mlx.gguf.header import GgufHeader, GgufTensor, shown
 
 GROUP_SIZE: Final = 32
@@ -47,7 +47,7 @@ def parameters(header: GgufHeader) -> tuple[Parameter, ...]:
     found = tuple(_expected(header))
     known = {parameter.tensor.name for parameter in found}
     for name in header.tensors:
-        if name not in known and name != "rope_freqs.weight" and not name.endswith(".attn_rot_embd.weight"):
+        if name not in known and name != ROPE_FACTORS and not name.endswith(".attn_rot_embd.weight"):
             raise UnsupportedModel(f"'{header.file}' has the tensor '{shown(name)}', which a Llama model does not have")
     return found
 

@@ -9,7 +9,8 @@ import numpy as np
 from metalchat_engine import InvalidModel
 from numpy.typing import NDArray
 
-from metalchat_engine_mlx.gguf.config import config_from_gguf
+from metalchat_engine_mlx.gguf._metadata import invalid
+from metalchat_engine_mlx.gguf.config import ROPE_FACTORS, config_from_gguf
 from metalchat_engine_mlx.gguf.header import GgufHeader
 from metalchat_engine_mlx.gguf.tensors import BITS, Parameter, parameters
 
@@ -40,7 +41,7 @@ def load_weights(
     and each plain tensor's own. Dequantised in float32 the values equal ggml's exactly, but for the sign of zeros;
     float16 holds the scales exactly too. The rows of query and key projections are put back from ggml's order of rotary
     pairs (2 i, 2 i + 1) to that of Hugging Face (i, i + head_dim / 2). A missing output bias is zeros where the other
-    attention biases exist.
+    attention biases exist. "rope_freqs" (float32 in any case) is there where rope_scaling is "gguf_factors".
 
     The file is mapped and read tensor by tensor. Raises what `parameters` raises, before any array is made, and
     InvalidModel where the file is no longer the one the header was read from.
@@ -59,6 +60,7 @@ def load_weights(
             array = _plain(raw, tensor.type).reshape(tensor.shape)
             weights[f"{parameter.module}.{parameter.part}"] = array if dtype is None else array.astype(dtype)
     _add_output_biases(weights, header)
+    _add_rope_factors(weights, data, header)
     return weights
 
 
@@ -125,6 +127,16 @@ def _nibbles(blocks: NDArray[np.void]) -> NDArray[np.uint64]:
         into[0::2] = low.astype(np.uint8).view(np.uint64)
         into[1::2] = high.astype(np.uint8).view(np.uint64)
     return result
+
+
+def _add_rope_factors(weights: dict[str, mx.array], data: Bytes, header: GgufHeader) -> None:
+    tensor = header.tensors.get(ROPE_FACTORS)
+    if tensor is None:
+        return
+    factors = data[tensor.offset : tensor.offset + tensor.nbytes].copy().view("<f4")
+    if not np.all((factors >= 1e-6) & (factors <= 1e6)):
+        raise invalid(header, f"the tensor '{ROPE_FACTORS}' has a factor that is not from 1e-06 to 1e+06")
+    weights["rope_freqs"] = _array(factors)
 
 
 def _add_output_biases(weights: dict[str, mx.array], header: GgufHeader) -> None:

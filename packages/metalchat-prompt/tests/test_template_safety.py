@@ -1,6 +1,7 @@
 """F-4 and F-5: what a hostile chat template can do, which is nothing but fail."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -224,7 +225,7 @@ def test_a_process_that_cannot_start_is_an_error_of_this_package(monkeypatch: py
 
 
 def test_a_process_that_dies_at_every_start_is_an_error_of_this_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/true")
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
     with pytest.raises(InvalidTemplate, match="died"):
         TemplateProcess().render("a", {})
 

@@ -1,41 +1,65 @@
 """Where text spells a control token, or could take part in spelling one together with what comes next to it."""
 
 import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 Span: TypeAlias = tuple[int, int]
 
 
 class Spellings:
-    """A set of strings to be found in text, whole or in part."""
+    """A set of strings to be found in text, whole or in part. Made for some hundred strings, bearable for 50,000."""
 
-    def __init__(self, contents: Collection[str]) -> None:
-        known = sorted({content for content in contents if content}, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
-        self._longest = len(known[0]) if known else 0
-        self._starts = frozenset(content[:size] for content in known for size in range(1, len(content)))
-        self._ends = frozenset(content[-size:] for content in known for size in range(1, len(content)))
-        self._all = "\0".join(known)
+    def __init__(self, contents: Iterable[str]) -> None:
+        self._contents = frozenset(content for content in contents if content)
+        lengths: dict[str, set[int]] = {}
+        for content in self._contents:
+            lengths.setdefault(content[0], set()).add(len(content))
+        self._lengths = {first: sorted(sizes, reverse=True) for first, sizes in lengths.items()}
+        self._firsts = re.compile("|".join(map(re.escape, self._lengths)) or "(?!)")
+        self._longest = max(map(len, self._contents), default=0)
+        self._sorted = sorted(self._contents)
+        self._reversed = sorted(content[::-1] for content in self._contents)
+        self._all = "\0".join(self._sorted)
 
     def found(self, text: str) -> bool:
         """Whether the text spells one out."""
-        return self._pattern is not None and self._pattern.search(text) is not None
+        return next(self._whole(text), None) is not None
 
     def whole(self, text: str) -> list[Span]:
         """The places that spell one out, left to right, the longest first where several begin."""
-        return [] if self._pattern is None else [match.span() for match in self._pattern.finditer(text)]
+        return list(self._whole(text))
 
     def edges(self, text: str) -> list[Span]:
         """Beginnings of the text that end one, and ends of the text that begin one."""
         sizes = range(1, min(self._longest, len(text) + 1))
-        spans = [(0, size) for size in sizes if text[:size] in self._ends]
-        return spans + [(len(text) - size, len(text)) for size in sizes if text[-size:] in self._starts]
+        spans = [(0, size) for size in sizes if _begins(text[:size][::-1], self._reversed)]
+        return spans + [(len(text) - size, len(text)) for size in sizes if _begins(text[-size:], self._sorted)]
 
     def inside(self, text: str) -> bool:
         """Whether the whole text is a part of one."""
         return 0 < len(text) < self._longest and text in self._all
+
+    def _whole(self, text: str) -> Iterator[Span]:
+        last = 0
+        for match in self._firsts.finditer(text):
+            start = match.start()
+            if start < last:
+                continue
+            for size in self._lengths[match[0]]:
+                spelt = text[start : start + size]
+                if spelt in self._contents:
+                    last = start + len(spelt)
+                    yield start, last
+                    break
+
+
+def _begins(part: str, ordered: Sequence[str]) -> bool:
+    """Whether one of the sorted strings is longer than `part` and begins with it."""
+    place = bisect_right(ordered, part)
+    return place < len(ordered) and ordered[place].startswith(part)
 
 
 class ControlTokens:

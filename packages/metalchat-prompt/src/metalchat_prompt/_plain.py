@@ -29,7 +29,7 @@ def plain_tokenizer(library: "tokenizers.Tokenizer", added: Sequence["AddedToken
     from tokenizers import Tokenizer as Library
 
     prefix = "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(8))
-    renamed = {token.content: prefix + chr(0x100000 + place) for place, token in enumerate(added) if token.control}
+    renamed = {token.content: prefix + _number(place) for place, token in enumerate(added) if token.control}
     document = json.loads(library.to_str())
     for entry in document["added_tokens"]:
         if entry["content"] in renamed:
@@ -58,3 +58,7 @@ def _rename(model: dict[str, Any], renamed: Mapping[str, str]) -> None:
     if model.get("merges"):
         pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
         model["merges"] = [[left, right] for left, right in pairs if not {left, right, left + right} & renamed.keys()]
+
+
+def _number(place: int) -> str:
+    return chr(0x100000 + place // 0x8000) + chr(0x100000 + place % 0x8000)

@@ -128,8 +128,9 @@ def detect(name: str, tokens: Collection[str]) -> RoleTemplate | None:
 
     `tokens` are the contents of the added tokens; `name` is a repository or folder name.
     """
+    known = set(tokens)
     for needed, found in _BY_TOKENS:
-        if needed <= set(tokens):
+        if needed <= known:
             return role_templates()[found]
     lowered = name.lower()
     for fits, found in _BY_NAME:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 SIZE_LIMIT = 100 * 2**20
 
+_CUTS = (re.compile(rb'"truncation"\s*:\s*[^\sn0-9]'), re.compile(rb'"padding"\s*:\s*[^\sn0-9]'))
+_ESCAPES = re.compile(rb"\\+u")
+
 _T = TypeVar("_T")
 # Some parts fail only when they are used.
 _PROBE = "Text: 12 words,\n über 東京."
@@ -55,14 +58,9 @@ class Tokenizer:
         if len(data) > SIZE_LIMIT:
             raise InvalidTokenizer(f"'{what}' could not be used: it is larger than {SIZE_LIMIT // 2**20} MiB")
         self._what = what
-        document = parse_object(data, what)
-        if not isinstance(document.get("model"), dict):
-            raise InvalidTokenizer(f"'{what}' could not be used: it has no 'model'")
-        _check_charsmaps(document.get("normalizer"), what)
-        if document.get("truncation") is not None or document.get("padding") is not None:
-            document["truncation"] = document["padding"] = None
-            data = json.dumps(document, ensure_ascii=False).encode()
-        del document
+        data = data.removeprefix(b"\xef\xbb\xbf")
+        if _delicate(data):
+            data = _harmless(data, what)
         self._library = self._guarded(_load, data)
         self.decode(self.encode_document(_PROBE))
         found = self._guarded(self._library.get_added_tokens_decoder)
@@ -180,6 +178,27 @@ def _load(data: bytes) -> "tokenizers.Tokenizer":
     library.no_truncation()
     library.no_padding()
     return library
+
+
+def _delicate(data: bytes) -> bool:
+    """Whether truncation, padding or a precompiled map is set, or might be hidden by an escape.
+
+    The library checks JSON itself, and takes half a second for a large vocabulary; reading all of it here as well would
+    take as long again. A key with a number is a token of the vocabulary.
+    """
+    return (
+        b"recompiled" in data
+        or any(cut.search(data) for cut in _CUTS)
+        or any(len(found[0]) % 2 == 0 for found in _ESCAPES.finditer(data))
+    )
+
+
+def _harmless(data: bytes, what: str) -> bytes:
+    """The file without truncation and padding. Raises InvalidTokenizer for what would abort the process."""
+    document = parse_object(data, what)
+    _check_charsmaps(document.get("normalizer"), what)
+    document["truncation"] = document["padding"] = None
+    return json.dumps(document, ensure_ascii=False).encode()
 
 
 def _check_charsmaps(normalizer: object, what: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 # The sub-package first: its first import would otherwise put itself in the place of the function of that name.
 import metalchat_credentials.backends  # noqa: F401 - for the order of imports
@@ -29,6 +28,8 @@ from metalchat_credentials.errors import (
     SecretNotSaved,
     TokenFileRefused,
 )
+
+TYPE_CHECKING = False  # as typing has it; importing typing takes longer than all the rest
 
 if TYPE_CHECKING:
     from metalchat_credentials.auth import CredentialAuth

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from metalchat_credentials.errors import BackendConflict, BackendNotFound, BackendUnusable
+
+TYPE_CHECKING = False  # as typing has it; importing typing takes longer than all the rest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -24,7 +24,12 @@ The numbers are the exit codes of a command that ends with the error. Messages a
 changed, and never contain a token.
 """
 
-from typing import ClassVar
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as typing has it; importing typing takes longer than all the rest
+
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class CredentialsError(Exception):

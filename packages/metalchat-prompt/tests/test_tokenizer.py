@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from metalchat_prompt import InvalidTokenizer, Tokenizer
+from metalchat_prompt import ConversationRefused, InvalidTokenizer, Tokenizer
 from metalchat_prompt import tokenizer as tokenizer_module
 from metalchat_prompt.testing import chatml_tokenizer_json, sentencepiece_tokenizer_json, tiny_tokenizer_json
 
@@ -161,6 +161,13 @@ def test_the_tokenizers_for_tests_are_small_and_the_same_in_every_process(make: 
     assert tokenizer.vocab_size <= 600
     text = "The weather: 21° – naïve 🎉"
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_text_that_is_no_unicode_is_not_the_tokenizers_fault() -> None:
+    tokenizer = Tokenizer(tiny_tokenizer_json())
+    for special in (True, False):
+        with pytest.raises(ConversationRefused, match="half a surrogate pair"):
+            tokenizer.encode("a \ud800 <|eot_id|>", special=special)
 
 
 def test_ids_and_tokens_are_looked_up_both_ways() -> None:

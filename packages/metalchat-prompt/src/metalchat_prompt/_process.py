@@ -126,7 +126,10 @@ class _Child:
 
     def ask(self, request: bytes, limits: Limits, clock: Callable[[], float]) -> dict[str, Any]:
         if not self._ready:
-            self._receive(_Watch(self.popen.pid, clock, _BOOT_SECONDS, limits))
+            try:
+                self._receive(_Watch(self.popen.pid, clock, _BOOT_SECONDS, limits))
+            except TemplateTimeout as error:
+                raise PromptError("the process that renders chat templates did not start in time") from error
             self._ready = True
         watch = _Watch(self.popen.pid, clock, limits.seconds, limits)
         view = memoryview(len(request).to_bytes(4, "big") + request)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from metalchat_prompt._control import ControlTokens
 from metalchat_prompt._files import parse_object
 from metalchat_prompt._plain import PlainTokenizer, plain_tokenizer
-from metalchat_prompt.errors import InvalidTokenizer, visible
+from metalchat_prompt.errors import ConversationRefused, InvalidTokenizer, visible
 
 if TYPE_CHECKING:
     import tokenizers
@@ -51,7 +51,8 @@ class AddedToken:
 class Tokenizer:
     """A tokenizer of the `tokenizers` library. Truncation and padding are never applied; safe to share between threads.
 
-    Everything that the library raises, its panics included, becomes InvalidTokenizer.
+    Everything that the library raises, its panics included, becomes InvalidTokenizer; text that is no Unicode is
+    ConversationRefused.
     """
 
     def __init__(self, data: bytes, *, what: str = "tokenizer.json") -> None:
@@ -100,23 +101,22 @@ class Tokenizer:
         With `special`, control tokens spelt out in the text are recognised; otherwise text is only text.
         """
         if special or not self.control.found(text):
-            return self._guarded(lambda: self._library.encode(text, add_special_tokens=False).ids)
+            return self._encoding(self._library, text).ids
         return self.encode_pieces([text])
 
     def encode_document(self, text: str) -> list[int]:
         """The ids of `text` with what the tokenizer's post-processing adds; control tokens are recognised."""
-        return self._guarded(lambda: self._library.encode(text, add_special_tokens=True).ids)
+        return self._encoding(self._library, text, document=True).ids
 
     def encode_pieces(self, pieces: Sequence["str | AddedToken"]) -> list[int]:
         """The ids of one text, of which only the given tokens are control tokens, whatever the strings spell out."""
         plain = self._plain_tokenizer()
         text = "".join(piece if isinstance(piece, str) else plain.sentinels[piece.id] for piece in pieces)
-        ids = self._guarded(lambda: plain.library.encode(text, add_special_tokens=False).ids)
-        return [plain.ids.get(index, index) for index in ids]
+        return [plain.ids.get(index, index) for index in self._encoding(plain.library, text).ids]
 
     def control_spans(self, text: str) -> list[tuple[int, int, AddedToken]]:
         """Where the tokenizer itself sees a control token in `text`: start, end and token, in order."""
-        encoding = self._guarded(lambda: self._library.encode(text, add_special_tokens=False))
+        encoding = self._encoding(self._library, text)
         by_id = {token.id: token for token in self.added if token.control}
         spans = []
         for index, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
@@ -143,6 +143,13 @@ class Tokenizer:
         """The description of the decoder, as tokenizer.json has it; None if tokens are joined by spaces."""
         decoder = self._library.decoder
         return None if decoder is None else json.loads(self._guarded(decoder.__getstate__))
+
+    def _encoding(self, library: "tokenizers.Tokenizer", text: str, *, document: bool = False) -> "tokenizers.Encoding":
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ConversationRefused("the text has half a surrogate pair in it, which is no character") from error
+        return self._guarded(library.encode, text, add_special_tokens=document)
 
     def _control(self, tokens: Iterable[AddedToken]) -> ControlTokens:
         tokens = tuple(tokens)

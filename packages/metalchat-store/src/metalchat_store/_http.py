@@ -143,19 +143,18 @@ class Http:
         *,
         home: Origin,
         authorize: "Authorizer",
-        method: str = "GET",
         headers: Mapping[str, str] | None = None,
         abroad: bool = True,
         inspect: Callable[[Head], None] | None = None,
     ) -> Iterator[Stream]:
-        """The answer to a GET or HEAD after at most ten redirects, closed when the context is left.
+        """The answer to a GET after at most ten redirects, closed when the context is left.
 
         With `abroad`, redirects to other servers are followed without authorization, otherwise they are an error.
         `inspect` is called with each hop's head before it is followed, and may raise. Raises `NetworkError`.
         """
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"} | dict(headers or {})
         for _ in range(self.limits.redirects + 1):
-            response, origin = self._send(method, url, home, authorize, headers)
+            response, origin = self._send(url, home, authorize, headers)
             try:
                 joined = {name.lower(): value for name, value in response.headers.items()}
                 head = Head(url=url, status=response.status_code, headers=joined, origin=origin)
@@ -185,7 +184,7 @@ class Http:
             transport.close()
 
     def _send(
-        self, method: str, url: str, home: Origin, authorize: "Authorizer", headers: Mapping[str, str]
+        self, url: str, home: Origin, authorize: "Authorizer", headers: Mapping[str, str]
     ) -> tuple["httpx.Response", Origin]:
         import httpx
 
@@ -204,7 +203,7 @@ class Http:
         limits = self.limits
         timeout = httpx.Timeout(limits.silence, connect=limits.connect)
         try:
-            request = httpx.Request(method, url, headers=sent, extensions={"timeout": timeout.as_dict()})
+            request = httpx.Request("GET", url, headers=sent, extensions={"timeout": timeout.as_dict()})
             port = request.url.port or {"http": 80, "https": 443}.get(request.url.scheme)
             if (request.url.scheme, request.url.host, port) != (origin.scheme, origin.host, origin.port):
                 raise NetworkError(f"an address of {home.shown} is ambiguous")

@@ -1,8 +1,8 @@
 """What a hub's refusals mean to a person. The hub's own words are never shown: its error code and the status decide."""
 
 import re
-from urllib.parse import urlsplit
 
+from metalchat_store._address import AddressError, redirected
 from metalchat_store._http import Head, busy
 from metalchat_store.errors import AccessDenied, NetworkError, Refused, RepositoryNotFound, StoreError
 from metalchat_store.remotes._hub_address import HubModel
@@ -47,10 +47,12 @@ def refusal(head: Head, model: HubModel, *, what: str, authorized: bool) -> Stor
 
 def check_rename(head: Head, model: HubModel) -> None:
     """`Refused` if a redirect leads to a model of another name: who owns that name now is for a person to judge."""
-    if not head.redirects:
-        return
-    found = _MODEL_PATH.match(urlsplit(head.headers.get("location", "")[:4096]).path)
-    if found is not None and found[1] != model.name and "resolve-cache" not in found[1]:
+    try:
+        target = redirected(head.url, head.headers.get("location", "")) if head.redirects else ""
+    except AddressError:
+        return  # whoever would follow it says why not
+    found = _MODEL_PATH.match(target.removeprefix(model.origin.url))
+    if found is not None and found[1] != model.name:
         raise Refused(
             f"'{model.name}' is now '{found[1]}': if you trust that, pull {model.origin.url}/{found[1]} instead"
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-from metalchat_store._http import Head, Http, Stream
+from metalchat_store._http import Head, Http, Stream, busy
 from metalchat_store.digest import Digest, check_sha1
 from metalchat_store.errors import IntegrityError, InvalidRepository, NetworkError
 from metalchat_store.remote import Body, Listing, RemoteContext, RemoteFile
@@ -164,12 +164,10 @@ class _Transfer:
         etag = _ETAG.fullmatch(stream.headers.get("etag", ""))
         return Body(offset=offset, chunks=self._bounded(stream, offset), validator=etag[0] if etag else None)
 
-    def _unavailable(self, stream: Stream) -> Exception:
-        if stream.origin == self._model.origin or stream.status not in (*_EXPIRED, 404):
-            return refusal(stream, self._model, what=f"{self._file.path!a}", authorized=False)
-        return NetworkError(
+    def _unavailable(self, stream: Stream) -> NetworkError:
+        return busy(stream) or NetworkError(
             f"{stream.origin.shown} does not give out {self._file.path!a} ({stream.status}), where the hub points to",
-            transient=stream.status != 404,
+            transient=stream.status in _EXPIRED,
         )
 
     def _bounded(self, stream: Stream, offset: int) -> Iterator[bytes]:

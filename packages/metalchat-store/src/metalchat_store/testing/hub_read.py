@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
-from metalchat_store.testing.hub_state import HubState, Repo, Token, git_sha1, pointer, sha256
+from metalchat_store.testing.hub_state import Content, HubState, Repo, Token, git_sha1, sha256
 from metalchat_store.testing.hub_wire import Recorded, Reply
 
 _WRONG = "Invalid credentials in Authorization header"
@@ -130,10 +130,10 @@ class ReadRoutes:
 
     def _model(self, repo: Repo, commit: str, query: dict[str, str]) -> dict[str, object]:
         siblings: list[dict[str, object]] = []
-        for path, data in sorted(repo.commits[commit].items()):
+        for path, content in sorted(repo.commits[commit].items(), key=_by_path):
             sibling: dict[str, object] = {"rfilename": path}
             if query.get("blobs", "").lower() in ("true", "1"):
-                sibling |= {"size": len(data)} | _identity(repo, path, data, "blobId", "sha256")
+                sibling |= {"size": len(content.data)} | _identity(repo, path, content, "blobId", "sha256")
             siblings.append(sibling)
         licensed = {"license": repo.license} if repo.license else {}
         return {
@@ -153,7 +153,7 @@ class ReadRoutes:
             "pipeline_tag": "text-generation",
             "siblings": siblings,
             "cardData": licensed,
-            "usedStorage": sum(len(data) for data in repo.commits[commit].values()),
+            "usedStorage": sum(len(content.data) for content in repo.commits[commit].values()),
             "spaces": [],
         }
 
@@ -229,25 +229,25 @@ class ReadRoutes:
     def _resolve(self, request: Recorded, kind: str, name: str, revision: str, path: str) -> Reply:
         repo = self._readable(request, kind, name)
         commit = self._commit(repo, revision)
-        data = repo.commits[commit].get(path)
-        if data is None:
+        content = repo.commits[commit].get(path)
+        if content is None:
             raise Problem(404, "Entry not found", "EntryNotFound", commit)
-        headers = [("X-Repo-Commit", commit), ("X-Linked-Size", str(len(data))), ("Accept-Ranges", "bytes")]
-        if repo.large(path, data):
-            target = self._cdn() + self._state.signed(sha256(data))
-            headers += [("ETag", f'"{sha256(data)}"'), ("X-Linked-Etag", f'"{sha256(data)}"'), ("Location", target)]
+        headers = [("X-Repo-Commit", commit), ("X-Linked-Size", str(len(content.data))), ("Accept-Ranges", "bytes")]
+        if repo.large(path, content):
+            target, etag = self._cdn() + self._state.signed(content.sha256), f'"{content.sha256}"'
+            headers += [("ETag", etag), ("X-Linked-Etag", etag), ("Location", target)]
             return Reply(status=302, headers=headers, body=f"Found. Redirecting to {target}".encode())
-        etag = f'"{git_sha1(data)}"'
+        etag = f'"{content.git_sha1}"'
         target = f"/api/resolve-cache/{kind}/{name}/{commit}/{quote(path)}"
         target += f"?{quote(request.path, safe='')}=&etag={quote(etag)}"
         headers += [("ETag", etag), ("Location", target)]
         return Reply(status=307, headers=headers, body=f"Temporary Redirect. Redirecting to {target}".encode())
 
     def _cached(self, request: Recorded, repo: Repo, commit: str, path: str) -> Reply:
-        data = repo.commits.get(commit, {}).get(path)
-        if data is None:
+        content = repo.commits.get(commit, {}).get(path)
+        if content is None:
             raise Problem(404, "Entry not found", "EntryNotFound", commit)
-        reply = ranged(request, data, f'"{git_sha1(data)}"')
+        reply = ranged(request, content.data, f'"{content.git_sha1}"')
         reply.headers += [("X-Repo-Commit", commit), ("Cache-Control", "public, max-age=3600")]
         return reply
 
@@ -275,24 +275,28 @@ def _is_insider(repo: Repo, token: Token | None) -> bool:
     return token is not None and (token.user == repo.owner or token.user in repo.granted)
 
 
-def _identity(repo: Repo, path: str, data: bytes, blob: str, digest: str) -> dict[str, object]:
-    if not repo.large(path, data):
-        return {blob: git_sha1(data)}
-    text = pointer(data)
-    return {blob: git_sha1(text), "lfs": {digest: sha256(data), "size": len(data), "pointerSize": len(text)}}
+def _by_path(item: tuple[str, Content]) -> str:
+    return item[0]
+
+
+def _identity(repo: Repo, path: str, content: Content, blob: str, digest: str) -> dict[str, object]:
+    if not repo.large(path, content):
+        return {blob: content.git_sha1}
+    lfs = {digest: content.sha256, "size": len(content.data), "pointerSize": len(content.pointer)}
+    return {blob: git_sha1(content.pointer), "lfs": lfs}
 
 
 def _entries(repo: Repo, commit: str) -> Iterator[dict[str, object]]:
     folders: set[str] = set()
-    for path, data in sorted(repo.commits[commit].items()):
+    for path, content in sorted(repo.commits[commit].items(), key=_by_path):
         parts = path.split("/")
         for depth in range(1, len(parts)):
             folder = "/".join(parts[:depth])
             if folder not in folders:
                 folders.add(folder)
                 yield {"type": "directory", "oid": git_sha1(folder.encode()), "size": 0, "path": folder}
-        identity = _identity(repo, path, data, "oid", "oid")
-        yield {"type": "file", "size": len(data), "path": path} | identity
+        identity = _identity(repo, path, content, "oid", "oid")
+        yield {"type": "file", "size": len(content.data), "path": path} | identity
 
 
 def _object_id(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from metalchat_store.testing.hub_wire import Fault, Recorded, Reply
 
+_SMALL = 1 << 16
 Application = Callable[[Recorded], Reply]
 
 
@@ -161,9 +162,11 @@ class FakeServer:
         ends = [len(body), *(end for end in (fault.cut, fault.stall_at) if end is not None)]
         part = body[: min(ends)]
         step, pause = fault.drip or (max(1, len(part)), 0.0)
-        connection.sendall(head + part[:step])
-        request.sent = len(part[:step])
-        for start in range(step, len(part), step):
+        if step <= _SMALL:
+            head += part[:step]
+        connection.sendall(head)
+        request.sent = len(part[:step]) if step <= _SMALL else 0
+        for start in range(request.sent, len(part), step):
             if pause and self.closing.wait(pause):
                 return False
             connection.sendall(part[start : start + step])

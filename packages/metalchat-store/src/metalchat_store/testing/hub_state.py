@@ -4,11 +4,34 @@ import hashlib
 import hmac
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 LARGE = 1024
 """From this size on, a file is large (LFS), unless the repository says which files are."""
 
 _ALWAYS_LARGE = (".safetensors", ".bin", ".gguf", ".pt", ".onnx")
+
+
+@dataclass(frozen=True)
+class Content:
+    """The bytes of a file. Their identities are computed once."""
+
+    data: bytes
+
+    @cached_property
+    def sha256(self) -> str:
+        """What a large file is called."""
+        return sha256(self.data)
+
+    @cached_property
+    def git_sha1(self) -> str:
+        """What git calls a small file."""
+        return git_sha1(self.data)
+
+    @cached_property
+    def pointer(self) -> bytes:
+        """What git stores in place of a large file."""
+        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.data)}\n".encode()
 
 
 @dataclass(kw_only=True)
@@ -21,9 +44,9 @@ class Repo:
     gated: str | bool = False
     disabled: bool = False
     license: str | None = None
-    large: Callable[[str, bytes], bool]
+    large: Callable[[str, Content], bool]
     refs: dict[str, str] = field(default_factory=dict)
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    commits: dict[str, dict[str, Content]] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
     granted: set[str] = field(default_factory=set)
 
@@ -39,11 +62,11 @@ class Repo:
         names = (revision, f"refs/heads/{revision}", f"refs/tags/{revision}")
         return next((self.refs[name] for name in names if name in self.refs), None)
 
-    def add(self, files: Mapping[str, bytes], ref: str) -> str:
+    def add(self, files: Mapping[str, Content], ref: str) -> str:
         """A new commit that holds exactly `files`; `ref` then names it. Commit ids are made from their history."""
         digest = hashlib.sha1(f"{self.kind}/{self.id} {len(self.history)}".encode(), usedforsecurity=False)
         for path in sorted(files):
-            digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + git_sha1(files[path]).encode())
+            digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + files[path].git_sha1.encode())
         sha = digest.hexdigest()
         self.commits[sha] = dict(files)
         self.history.insert(0, sha)
@@ -85,8 +108,8 @@ class HubState:
     ) -> str:
         """A repository with one commit on `main`; its id."""
 
-        def large(path: str, data: bytes) -> bool:
-            return len(data) >= LARGE or path.endswith(_ALWAYS_LARGE) if lfs is None else path in lfs
+        def large(path: str, content: Content) -> bool:
+            return len(content.data) >= LARGE or path.endswith(_ALWAYS_LARGE) if lfs is None else path in lfs
 
         repo = Repo(id=name, kind=kind, private=private, gated=gated, license=license_name, large=large)
         self.repos[kind, name] = repo
@@ -94,10 +117,11 @@ class HubState:
 
     def commit(self, repo: Repo, files: Mapping[str, bytes], ref: str) -> str:
         """A new commit, its large files stored under their digest."""
-        for path, data in files.items():
-            if repo.large(path, data):
-                self.blobs[sha256(data)] = data
-        return repo.add(files, ref)
+        contents = {path: Content(data) for path, data in files.items()}
+        for path, content in contents.items():
+            if repo.large(path, content):
+                self.blobs[content.sha256] = content.data
+        return repo.add(contents, ref)
 
     def user_of(self, authorization: str | None) -> Token | None:
         """Who sent a request; `KeyError` if the token is not known."""
@@ -130,8 +154,3 @@ def sha256(data: bytes) -> str:
 def git_sha1(data: bytes) -> str:
     """The id that git gives a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def pointer(data: bytes) -> bytes:
-    """What git stores in place of a large file."""
-    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256(data)}\nsize {len(data)}\n".encode()

@@ -1,0 +1,168 @@
+"""The bytes of one file: where they stand, what they hash to, when to ask again."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from metalchat_store._backoff import Backoff
+from metalchat_store._files import hash_file, write_at
+from metalchat_store._partials import Partial
+from metalchat_store.digest import Digest
+from metalchat_store.errors import IncompatibleRemote, IntegrityError, NetworkError, StoreError
+from metalchat_store.remote import Listing, Remote, RemoteContext, RemoteFile
+
+
+class Damaged(Exception):
+    """The whole content arrived and is not what was promised; never leaves the package."""
+
+
+@contextmanager
+def remote_errors(repository: str) -> Iterator[None]:
+    """What a remote raises by accident becomes an error of the store."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        transient = isinstance(error, ConnectionError | TimeoutError)
+        reason = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
+        raise NetworkError(f"cannot reach {repository}: {reason}", transient=transient) from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise IncompatibleRemote(f"the remote of {repository} failed: {reason}") from error
+
+
+class Download:
+    """One try to complete a file, from what `partial` holds already."""
+
+    def __init__(
+        self,
+        file: RemoteFile,
+        *,
+        remote: Remote,
+        listing: Listing,
+        context: RemoteContext,
+        begin: Callable[[], Partial],
+        partial: Partial | None,
+        limit: int | None,
+        seen: Callable[[str, int, int | None], None],
+    ) -> None:
+        self.fetched = 0
+        self._file = file
+        self._remote = remote
+        self._listing = listing
+        self._context = context
+        self._begin = begin
+        self._limit = limit if file.size is None else file.size
+        self._seen = seen
+        self._offset = 0
+        self._identified = file.sha256 is not None or (file.git_sha1 is not None and file.size is not None)
+        self.partial = partial if partial is not None else begin()
+        self._reset()
+
+    def run(self, backoff: Backoff) -> None:
+        """Fetch what is missing. `NetworkError` when the back-off gives up; `IntegrityError` for a byte too many."""
+        self._rehash()
+        complete = self._offset == self._file.size
+        while not complete:
+            try:
+                self._stream(backoff)
+                complete = self._file.size is None or self._offset == self._file.size
+                if not complete:
+                    raise NetworkError("the connection was closed early", transient=True)
+            except NetworkError as error:
+                backoff.failed(f"'{self._file.path}'", error)
+                if not self._identified and self.partial.validator is None:
+                    self._restart()
+
+    def check(self) -> Digest:
+        """The sha256 of the content; `Damaged` unless it is what the listing promised."""
+        digest = Digest(self._sha256.hexdigest())
+        if self._file.sha256 is not None and digest.hex != self._file.sha256:
+            raise Damaged(_difference("sha256", self._file.sha256, digest.hex))
+        if self._git is not None and self._git.hexdigest() != self._file.git_sha1:
+            raise Damaged(_difference("git sha1", str(self._file.git_sha1), self._git.hexdigest()))
+        return digest
+
+    def _reset(self) -> None:
+        self._offset = 0
+        self._sha256 = hashlib.sha256()
+        self._git: hashlib._Hash | None = None
+        if self._file.git_sha1 is not None and self._file.size is not None and self._file.sha256 is None:
+            self._git = hashlib.sha1(f"blob {self._file.size}\0".encode(), usedforsecurity=False)
+
+    def _rehash(self) -> None:
+        length = self.partial.length
+        if length == 0:
+            return
+        if (self._limit is not None and length > self._limit) or (not self._identified and not self.partial.validator):
+            self._restart()
+            return
+        hashers = (self._sha256,) if self._git is None else (self._sha256, self._git)
+        self._offset = hash_file(self.partial.descriptor, length, hashers, self._show)
+
+    def _restart(self) -> None:
+        self.partial.discard()
+        self.partial = self._begin()
+        self._reset()
+
+    def _stream(self, backoff: Backoff) -> None:
+        asked = self._offset
+        with ExitStack() as stack:
+            with remote_errors(self._listing.repository):
+                body = stack.enter_context(
+                    self._remote.read(
+                        self._listing,
+                        self._file,
+                        offset=asked,
+                        context=self._context,
+                        validator=self.partial.validator if asked else None,
+                    )
+                )
+                chunks = iter(body)
+            if body.offset == 0 and asked > 0:
+                self._restart()
+            elif body.offset != asked:
+                raise Damaged(f"the server sent the bytes from {body.offset} on, asked for those from {asked} on")
+            if self._offset == 0 or body.validator != self.partial.validator:
+                self._note(body.validator)
+            while True:
+                with remote_errors(self._listing.repository):
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                self._accept(chunk)
+                backoff.progressed(len(chunk))
+
+    def _accept(self, chunk: bytes) -> None:
+        end = self._offset + len(chunk)
+        if self._limit is not None and end > self._limit:
+            raise IntegrityError(
+                f"'{self._file.path}' is longer than the {self._limit:,} bytes that are allowed for it. "
+                "Nothing was kept"
+            )
+        write_at(self.partial.descriptor, chunk, self._offset)
+        self._sha256.update(chunk)
+        if self._git is not None:
+            self._git.update(chunk)
+        self._offset = end
+        self.fetched += len(chunk)
+        self._show(end)
+
+    def _note(self, validator: str | None) -> None:
+        self.partial.note(
+            {
+                "repository": self._listing.repository,
+                "commit": self._listing.commit,
+                "path": self._file.path,
+                "size": self._file.size,
+            },
+            validator,
+        )
+
+    def _show(self, done: int) -> None:
+        self._seen(self._file.path, done, self._file.size)
+
+
+def _difference(kind: str, expected: str, received: str) -> str:
+    return f"expected {kind} {expected[:6]}…, received {received[:6]}…"

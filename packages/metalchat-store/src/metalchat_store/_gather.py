@@ -1,0 +1,131 @@
+"""All files of a model into the blobs, the small ones first and together."""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from metalchat_store._adopt import KINDS
+from metalchat_store._download import remote_errors
+from metalchat_store._known import Known
+from metalchat_store._layout import Layout
+from metalchat_store._local import take
+from metalchat_store._unpack import unpack
+from metalchat_store.blobs import Blobs
+from metalchat_store.names import check_names
+from metalchat_store.remote import Adopts, Listing, Member, Remote, RemoteContext, RemoteFile, Unpacks
+from metalchat_store.transfer import Stored, Transfer, Waiting, key_of
+
+SMALL = 16 << 20
+_TOGETHER = 4
+
+Seen = Callable[[str, int, int | None], None]
+
+
+class Gatherer:
+    """Brings files of one listing into the store, whichever way the remote offers them."""
+
+    def __init__(
+        self,
+        *,
+        layout: Layout,
+        remote: Remote,
+        listing: Listing,
+        context: RemoteContext,
+        waiting: Waiting,
+        known: Known,
+        present: Mapping[str, Stored],
+        seen: Seen,
+    ) -> None:
+        self.stored = dict(present)
+        self.fetched = 0
+        self._layout = layout
+        self._remote = remote
+        self._listing = listing
+        self._waiting = waiting
+        self._known = known
+        self._seen = seen
+        self._guard = threading.Lock()
+        self._transfer = Transfer(
+            layout=layout, remote=remote, listing=listing, context=context, waiting=waiting, seen=self._tell
+        )
+
+    def path(self, name: str) -> Path:
+        """Where the content of a gathered file lies."""
+        return Blobs(self._layout.blobs).path(self.stored[name].digest)
+
+    def adopted(self) -> str | None:
+        """How files of this computer were taken: the weakest way that was needed. None if there were none."""
+        used = {stored.adopted for stored in self.stored.values()}
+        return next((kind for kind in reversed(KINDS) if kind in used), None)
+
+    def forget_lost(self) -> None:
+        """Drop what is no longer among the blobs, so that it is brought again."""
+        blobs = Blobs(self._layout.blobs)
+        self.stored = {path: stored for path, stored in self.stored.items() if blobs.stamp(stored.digest) is not None}
+
+    def gather(self, files: Iterable[RemoteFile]) -> None:
+        """Bring listed files into the store. The first failure ends all others."""
+        missing = [file for file in files if file.path not in self.stored]
+        if isinstance(self._remote, Adopts):
+            for file in missing:
+                self.stored[file.path] = self._adopt(self._remote, file)
+            return
+        same: dict[str, list[RemoteFile]] = {}
+        for file in missing:
+            same.setdefault(key_of(self._listing, file), []).append(file)
+        small = [files for files in same.values() if files[0].size is not None and files[0].size <= SMALL]
+        self._together(small)
+        for files in same.values():
+            if files[0].path not in self.stored:
+                self._fetch(files)
+
+    def members(self, remote: Unpacks) -> Mapping[str, Member]:
+        """Fetch the archives; what is in them."""
+        archives: dict[str, Path] = {}
+        for file in self._listing.files:
+            archives[file.path], count = self._transfer.archive(file)
+            self.fetched += count
+        with remote_errors(self._listing.repository):
+            found = list(remote.members(self._listing, archives))
+        check_names(member.path for member in found)
+        return {member.path: member for member in found}
+
+    def unpack(self, members: Iterable[Member]) -> None:
+        """Bring members of archives into the store."""
+        for member in members:
+            if member.path not in self.stored:
+                self.stored[member.path] = unpack(
+                    self._layout, member, self._known, lambda done, member=member: self._show(member, done)
+                )
+
+    def _together(self, groups: list[list[RemoteFile]]) -> None:
+        from concurrent.futures import ThreadPoolExecutor, as_completed
+
+        with ThreadPoolExecutor(_TOGETHER, thread_name_prefix="metalchat-pull") as pool:
+            futures = [pool.submit(self._fetch, files) for files in groups]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                self._waiting.stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def _fetch(self, files: list[RemoteFile]) -> None:
+        """Fetch files that have one content."""
+        digest = self._known.digest(files[0])
+        stored = self._transfer.blob(files[0], frozenset() if digest is None else self._known.stamps(digest))
+        with self._guard:
+            self.stored.update((file.path, stored) for file in files)
+            self.fetched += stored.fetched
+
+    def _adopt(self, remote: Adopts, file: RemoteFile) -> Stored:
+        with remote_errors(self._listing.repository):
+            source = remote.local(self._listing, file)
+        return take(self._layout, source, file, self._known, lambda done: self._tell(file.path, done, file.size))
+
+    def _show(self, member: Member, done: int) -> None:
+        self._tell(member.path, done, member.size)
+
+    def _tell(self, path: str, done: int, total: int | None) -> None:
+        self._seen(path, done, total)

@@ -1,0 +1,39 @@
+"""Where everything lies below $METALCHAT_HOME."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from metalchat_store._files import make_folder, private_name
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The store's folders. What is unfinished lies in `partial` and nowhere else."""
+
+    home: Path
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def blobs(self) -> Path:
+        return self.home / "blobs" / "sha256"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.home / "snapshots"
+
+    @property
+    def partial(self) -> Path:
+        return self.home / "partial"
+
+    def prepare(self) -> None:
+        """Create what is missing, each folder with mode 0700; `DiskError` if a link stands in for one."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.blobs.parent, self.blobs, self.models, self.snapshots, self.partial):
+            make_folder(folder)
+
+    def temporary(self, kind: str, suffix: str) -> Path:
+        """A new private name in `partial`."""
+        return self.partial / private_name(kind, suffix)

@@ -1,0 +1,74 @@
+"""Locks that save work and nothing else: what they protect stays correct where they do not work."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PATIENCE = 120.0  # seconds without a sign of life after which another holder is no longer waited for
+_POLL = 0.1
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def exclusive(
+    path: Path,
+    *,
+    waiting: Callable[[], None],
+    activity: Callable[[], object],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Iterator[bool]:
+    """Hold the lock file `path`; yields whether it really excludes others.
+
+    `waiting` is called once if another process holds it. The wait ends without the lock when `activity()` has not
+    changed for two minutes. The file is removed at the end.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=0, is_singleton=False)
+    seen: object = None
+    since: float | None = None
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if since is None:
+                waiting()
+            now = activity()
+            if since is None or now != seen:
+                seen, since = now, clock()
+            elif clock() - since > PATIENCE:
+                break
+            sleep(_POLL)
+        except NotImplementedError:
+            break
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            break
+    excludes = lock.is_locked and _excludes(path)
+    try:
+        yield excludes
+    finally:
+        if excludes:
+            with suppress(OSError):
+                path.unlink()
+        lock.release()
+
+
+def _excludes(path: Path) -> bool:
+    """Whether a second attempt on the same file fails, as it must: on some network file systems it does not."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

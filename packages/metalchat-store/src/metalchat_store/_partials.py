@@ -1,0 +1,179 @@
+"""Files on their way into the store, each with a journal that says what it will be.
+
+Every writer has a file of its own, named `<key>~<process id>-<random>.part`. One that a dead process left is taken
+over by renaming it, which only one process can do. Nothing is ever truncated: who starts again starts a new file.
+"""
+
+import json
+import os
+import stat
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from metalchat_store._files import create, is_link, is_running, open_regular, owner, read_file, remove, write_at
+from metalchat_store._layout import Layout
+
+_JOURNAL_LIMIT = 1 << 20
+_KEEP = 7 * 86400
+_WHOLE = [[0, None]]
+
+
+@dataclass(slots=True)
+class Partial:
+    """An open file of which the first `length` bytes came from an earlier process."""
+
+    path: Path
+    descriptor: int
+    length: int
+    validator: str | None = None
+
+    @property
+    def journal(self) -> Path:
+        """Beside the file: where it comes from, and which ranges it has."""
+        return self.path.with_suffix(".json")
+
+    def note(self, facts: Mapping[str, object], validator: str | None) -> None:
+        """Write the journal. A range `[start, null]` reaches to the end of the file; there may be several ranges."""
+        self.validator = validator
+        record = {
+            "version": 1,
+            "host": os.uname().nodename,
+            "ranges": _WHOLE,
+            "validator": validator,
+            **facts,
+        }
+        with suppress(FileNotFoundError):
+            self.journal.unlink()
+        descriptor = create(self.journal)
+        try:
+            write_at(descriptor, json.dumps(record).encode(), 0)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Close the file and keep it for the next process."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def discard(self) -> None:
+        """Close the file and delete it with its journal."""
+        self.close()
+        for path in (self.path, self.journal):
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+
+def begin(layout: Layout, key: str) -> Partial:
+    """A new, empty file for `key`."""
+    path = layout.temporary(key, "part")
+    return Partial(path, create(path), 0)
+
+
+def resume(layout: Layout, key: str, *, alone: bool) -> Partial | None:
+    """Take over the longest file for `key` that nobody writes to any more, and delete the others; None if none.
+
+    `alone`: a working lock on `key` is held, so nobody writes. Otherwise only what a dead process of this computer
+    left is taken.
+    """
+    free: list[tuple[int, Path]] = []
+    with os.scandir(layout.partial) as found:
+        for item in found:
+            if not item.name.startswith(f"{key}~") or not item.name.endswith(".part"):
+                continue
+            path = layout.partial / item.name
+            with suppress(FileNotFoundError):
+                facts = path.lstat()
+                if stat.S_ISLNK(facts.st_mode):
+                    raise is_link(path)
+                if alone or _abandoned(path):
+                    free.append((facts.st_size, path))
+    best: Partial | None = None
+    for _, path in sorted(free, reverse=True):
+        if best is None:
+            best = _take(layout, key, path)
+        else:
+            _delete(path)
+    return best
+
+
+def tidy(layout: Layout, keys: frozenset[str]) -> None:
+    """Delete what is of no more use: everything of `keys`, all that dead processes left and nobody can resume.
+
+    Files that another pull can resume stay for a week.
+    """
+    oldest = time.time() - _KEEP
+    with os.scandir(layout.partial) as found:
+        for item in list(found):
+            pid = owner(item.name)
+            key, _, suffix = item.name.partition("~") if pid is not None else item.name.rpartition(".")
+            gone = pid is None or pid == os.getpid() or not is_running(pid)
+            with suppress(FileNotFoundError):
+                if pid is not None and suffix.endswith((".part", ".json")):
+                    useless = gone and (key in keys or item.stat(follow_symlinks=False).st_mtime < oldest)
+                elif pid is None:
+                    useless = suffix == "lock" and key in keys
+                elif suffix.endswith(".old"):
+                    useless = gone and os.path.lexists(layout.models / key)
+                else:
+                    useless = gone and pid != os.getpid()
+                if useless:
+                    remove(layout.partial / item.name)
+
+
+def activity(layout: Layout, key: str) -> tuple[int, int | None]:
+    """Bytes in all files for `key`, and the process that owns the longest; a sign of life of another pull."""
+    total, longest, pid = 0, -1, None
+    with suppress(FileNotFoundError), os.scandir(layout.partial) as found:
+        for item in found:
+            if item.name.startswith(f"{key}~") and item.name.endswith(".part"):
+                with suppress(FileNotFoundError):
+                    size = item.stat(follow_symlinks=False).st_size
+                    total += size
+                    if size > longest:
+                        longest, pid = size, owner(item.name)
+    return total, pid
+
+
+def _take(layout: Layout, key: str, path: Path) -> Partial | None:
+    mine = layout.temporary(key, "part")
+    try:
+        os.rename(path, mine)  # noqa: PTH104 - the fault tests count calls of os
+    except FileNotFoundError:
+        return None
+    with suppress(FileNotFoundError):
+        os.rename(path.with_suffix(".json"), mine.with_suffix(".json"))  # noqa: PTH104 - the same
+    descriptor = open_regular(mine, flags=os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    partial = Partial(mine, descriptor, 0)
+    facts = os.fstat(descriptor)
+    journal = _read(partial.journal)
+    if facts.st_nlink != 1 or journal.get("version", 1) != 1 or journal.get("ranges", _WHOLE) != _WHOLE:
+        partial.discard()
+        return None
+    partial.length = facts.st_size
+    validator = journal.get("validator")
+    partial.validator = validator if isinstance(validator, str) else None
+    return partial
+
+
+def _abandoned(path: Path) -> bool:
+    pid = owner(path.name)
+    here = _read(path.with_suffix(".json")).get("host") == os.uname().nodename
+    return here and pid is not None and not is_running(pid)
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        record = json.loads(read_file(path, _JOURNAL_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _delete(path: Path) -> None:
+    for name in (path, path.with_suffix(".json")):
+        with suppress(FileNotFoundError):
+            name.unlink()

@@ -1,0 +1,92 @@
+"""Content by its SHA-256: written once, complete or absent."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from metalchat_store._files import hash_file, is_link, make_folder, open_regular, sync_file, sync_folder
+from metalchat_store.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What changes when a file does: a record of it is what saves hashing again."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> "Stamp":
+        return cls(facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+class Blobs:
+    """The folder `blobs/sha256`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, digest: Digest) -> Path:
+        """Where the content is, or would be."""
+        return digest.below(self.root)
+
+    def stamp(self, digest: Digest) -> Stamp | None:
+        """Size, time and inode of a blob; None if there is none. `DiskError` for a link."""
+        path = self.path(digest)
+        try:
+            facts = path.lstat()
+        except FileNotFoundError:
+            return None
+        if stat.S_ISLNK(facts.st_mode):
+            raise is_link(path)
+        return Stamp.of(facts) if stat.S_ISREG(facts.st_mode) else None
+
+    def trusted(self, digest: Digest, size: int | None, known: frozenset[Stamp]) -> Stamp | None:
+        """The stamp of a blob that has its content for certain; None if there is none.
+
+        `known` holds the stamps recorded for this digest. A blob with another one, such as one adopted by hard link
+        whose source was edited, is hashed again, and deleted if it is damaged.
+        """
+        stamp = self.stamp(digest)
+        if stamp is None:
+            return None
+        if (size is None or stamp.size == size) and (stamp in known or self.hash(digest) == digest):
+            return stamp
+        self.delete(digest)
+        return None
+
+    def hash(self, digest: Digest, seen: Callable[[int], None] = lambda _: None) -> Digest:
+        """What the blob's content really hashes to."""
+        return hash_path(self.path(digest), seen)
+
+    def publish(self, temporary: Path, descriptor: int, digest: Digest, *, freeze: bool = True) -> Stamp:
+        """Give verified content its name. `freeze` makes it read-only, which must not be done to a shared inode."""
+        target = self.path(digest)
+        make_folder(target.parent)
+        if freeze:
+            os.fchmod(descriptor, 0o444)
+        sync_file(descriptor)
+        os.replace(temporary, target)  # noqa: PTH105 - the fault tests count calls of os
+        sync_folder(target.parent)
+        return Stamp.of(os.fstat(descriptor))
+
+    def delete(self, digest: Digest) -> None:
+        """Remove a blob, if it is there."""
+        with suppress(FileNotFoundError):
+            self.path(digest).unlink()
+
+
+def hash_path(path: Path, seen: Callable[[int], None] = lambda _: None) -> Digest:
+    """The digest of a regular file; no link is followed."""
+    hasher = hashlib.sha256()
+    descriptor = open_regular(path)
+    try:
+        hash_file(descriptor, os.fstat(descriptor).st_size, (hasher,), seen)
+    finally:
+        os.close(descriptor)
+    return Digest(hasher.hexdigest())

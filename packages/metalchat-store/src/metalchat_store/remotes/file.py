@@ -1,0 +1,99 @@
+"""Models that lie on this computer already: `file:///home/me/model`, a folder or a single `.gguf` file."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from metalchat_store.errors import AccessDenied, IntegrityError, InvalidRepository, RepositoryNotFound
+from metalchat_store.names import check_name
+from metalchat_store.remote import Body, Listing, RemoteContext, RemoteFile
+
+_DEPTH = 3
+_BLOCK = 1 << 20
+
+
+class FileRemote:
+    """Lists a folder and hands out its files; the store clones, links or copies them.
+
+    The commit is a fingerprint of names, sizes, times and inodes: it changes when a file does. Hidden files, links
+    to folders, and names that no model may have are left out.
+    """
+
+    def list(self, repository: str, *, revision: str | None, context: RemoteContext) -> Listing:
+        """Every file of the folder, or the single file. A folder has no revisions."""
+        if revision is not None:
+            raise RepositoryNotFound(f"a folder has no revisions: pull '{repository}' without one")
+        root = _local_path(repository)
+        try:
+            facts = root.stat()
+            found = list(_walk(root, "", _DEPTH)) if stat.S_ISDIR(facts.st_mode) else [(root.name, root)]
+            files = tuple(_file(name, path) for name, path in sorted(found))
+        except FileNotFoundError as error:
+            raise RepositoryNotFound(f"'{root}' does not exist") from error
+        except PermissionError as error:
+            raise AccessDenied(f"'{root}' cannot be read: permission denied") from error
+        marks = "\0".join(f"{file.path}\0{_mark(Path(file.location))}" for file in files)
+        commit = hashlib.sha1(marks.encode(), usedforsecurity=False).hexdigest()
+        return Listing(repository=repository, commit=commit, files=files)
+
+    def local(self, listing: Listing, file: RemoteFile) -> Path:
+        """The file itself, links resolved."""
+        return Path(file.location).resolve()
+
+    @contextmanager
+    def read(
+        self, listing: Listing, file: RemoteFile, *, offset: int, context: RemoteContext, validator: str | None = None
+    ) -> Iterator[Body]:
+        """The bytes of the file from `offset`, or from the start if it changed since."""
+        with self.local(listing, file).open("rb") as source:
+            facts = os.fstat(source.fileno())
+            now = f"{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ino}"
+            start = offset if validator == now else 0
+            source.seek(start)
+            yield Body(offset=start, chunks=iter(lambda: source.read(_BLOCK), b""), validator=now)
+
+
+def _local_path(repository: str) -> Path:
+    parts = urlsplit(repository)
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        raise InvalidRepository("the address of a folder is file:///path/to/it, without host, '?' or '#'")
+    text = unquote(parts.path, errors="surrogateescape")
+    if not text.startswith("/") or "\0" in text:
+        raise InvalidRepository("the address of a folder is file:///path/to/it, an absolute path")
+    return Path(text)
+
+
+def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, Path]]:
+    with os.scandir(folder) as found:
+        for item in found:
+            if item.name.startswith(".") or not _usable(item.name):
+                continue
+            if item.is_dir(follow_symlinks=False):
+                if depth > 1:
+                    yield from _walk(Path(item.path), f"{prefix}{item.name}/", depth - 1)
+            elif item.is_file():
+                yield f"{prefix}{item.name}", Path(item.path)
+
+
+def _usable(name: str) -> bool:
+    try:
+        check_name(name)
+    except IntegrityError:
+        return False
+    return True
+
+
+def _file(name: str, path: Path) -> RemoteFile:
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise RepositoryNotFound(f"'{path}' is not a file or a folder")
+    return RemoteFile(path=name, size=facts.st_size, location=str(path))
+
+
+def _mark(path: Path) -> str:
+    facts = path.stat()
+    return f"{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ino}"

@@ -1,0 +1,161 @@
+"""What a pull brought: every file of a repository at one commit with its size, digest and stamp."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from metalchat_store._files import read_file, write_file
+from metalchat_store._layout import Layout
+from metalchat_store.blobs import Stamp
+from metalchat_store.digest import Digest, check_sha1
+from metalchat_store.errors import UntrustedData
+from metalchat_store.names import check_names, local_path
+
+_LIMIT = 16 << 20
+_NEVER = Stamp(-1, -1, -1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotFile:
+    """One file. `stamp` is that of the hashed file, None where it has to be hashed again."""
+
+    path: str
+    size: int
+    digest: Digest
+    git_sha1: str | None = None
+    stamp: Stamp | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The content of one model entry. `id` is the identifier of the entry."""
+
+    id: str
+    repository: str
+    commit: str
+    files: tuple[SnapshotFile, ...]
+    license: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def with_stamps(self, stamps: Mapping[str, Stamp | None]) -> "Snapshot":
+        """The same with other stamps for some paths."""
+        return replace(
+            self,
+            files=tuple(replace(file, stamp=stamps[file.path]) if file.path in stamps else file for file in self.files),
+        )
+
+
+class Snapshots:
+    """The folder `snapshots`, one `<id>@<commit>.json` each."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Record a snapshot, all or nothing."""
+        record = {
+            "version": 1,
+            "repository": snapshot.repository,
+            "commit": snapshot.commit,
+            "license": snapshot.license,
+            "files": [_record(file) for file in snapshot.files],
+        }
+        data = json.dumps(record, indent=1).encode()
+        write_file(self._path(snapshot.id, snapshot.commit), data, temporary=self._layout.temporary("snapshot", "tmp"))
+
+    def read(self, id: str, commit: str | None) -> Snapshot | None:
+        """The snapshot of an entry; None if there is none that can be read. Without a commit, the only one."""
+        if commit is not None:
+            with suppress(UntrustedData):
+                return _parse(id, self._path(id, commit))
+            return None
+        found = [snapshot for snapshot in self.all() if snapshot.id == id]
+        return found[0] if len(found) == 1 else None
+
+    def all(self) -> Iterator[Snapshot]:
+        """Every snapshot that can be read."""
+        for id, path in self._paths():
+            snapshot = _parse(id, path)
+            if snapshot is not None:
+                yield snapshot
+
+    def delete(self, id: str, *, keep: str | None = None) -> None:
+        """Forget the snapshots of an entry, but for that of the commit `keep`."""
+        kept = None if keep is None else self._path(id, keep)
+        for owner, path in self._paths():
+            if owner == id and path != kept:
+                with suppress(FileNotFoundError):
+                    path.unlink()
+
+    def sweep(self, ids: frozenset[str], *, before: float) -> None:
+        """Forget snapshots last written `before` that time whose entries are not among `ids`."""
+        for id, path in self._paths():
+            if id not in ids:
+                with suppress(FileNotFoundError):
+                    if path.lstat().st_mtime < before:
+                        path.unlink()
+
+    def _path(self, id: str, commit: str) -> Path:
+        return local_path(self._layout.snapshots, f"{id}@{commit}.json")
+
+    def _paths(self) -> list[tuple[str, Path]]:
+        try:
+            names = os.listdir(self._layout.snapshots)  # noqa: PTH208 - names alone, and a thousand of them
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        split = ((name.partition("@")[0], name) for name in names if name.endswith(".json") and "@" in name)
+        return [(id, self._layout.snapshots / name) for id, name in sorted(split)]
+
+
+def _record(file: SnapshotFile) -> dict[str, object]:
+    stamp = file.stamp or _NEVER
+    return {
+        "path": file.path,
+        "size": file.size,
+        "sha256": file.digest.hex,
+        "git_sha1": file.git_sha1,
+        "mtime_ns": stamp.mtime_ns,
+        "inode": stamp.inode,
+    }
+
+
+def _parse(id: str, path: Path) -> Snapshot | None:
+    try:
+        record = json.loads(read_file(path, _LIMIT))
+        files = tuple(_file(item) for item in record["files"])
+        check_names(file.path for file in files)
+        repository, commit, license = record["repository"], record["commit"], record.get("license")
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, UntrustedData):
+        return None
+    if record.get("version") != 1 or not isinstance(repository, str) or not isinstance(commit, str):
+        return None
+    return Snapshot(
+        id=id,
+        repository=repository,
+        commit=commit,
+        files=files,
+        license=license if isinstance(license, str) else None,
+    )
+
+
+def _file(item: Mapping[str, object]) -> SnapshotFile:
+    path, size, sha256, git_sha1 = item["path"], item["size"], item["sha256"], item.get("git_sha1")
+    mtime_ns, inode = item["mtime_ns"], item["inode"]
+    if not (isinstance(path, str) and isinstance(sha256, str) and isinstance(git_sha1, str | None)):
+        raise TypeError
+    if type(size) is not int or type(mtime_ns) is not int or type(inode) is not int:
+        raise TypeError
+    return SnapshotFile(
+        path=path,
+        size=size,
+        digest=Digest(sha256),
+        git_sha1=None if git_sha1 is None else check_sha1(git_sha1),
+        stamp=None if mtime_ns == -1 else Stamp(size, mtime_ns, inode),
+    )

@@ -1,0 +1,71 @@
+"""Where a model comes from: the address a person gave, and the remote that serves it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from metalchat_store._backoff import Backoff
+from metalchat_store._download import remote_errors
+from metalchat_store.discovery import load_remote
+from metalchat_store.errors import InvalidRepository, NetworkError
+from metalchat_store.remote import Closes, Listing, Remote, RemoteContext
+from metalchat_store.selection import split_file
+
+Remotes = Mapping[str, Callable[[], Remote]]
+"""Factories of remotes by URL scheme, before and beside the installed ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """An address in its parts. `repository` is its normalised form, `address` the same without `file=`."""
+
+    repository: str
+    address: str
+    gguf: str | None
+
+    @property
+    def scheme(self) -> str:
+        """Selects the remote."""
+        return self.address.partition(":")[0]
+
+
+def parse_source(repository: str) -> Source:
+    """Take an address apart; `InvalidRepository` if it is not one."""
+    normalised = normalise(repository)
+    try:
+        address, gguf = split_file(normalised)
+    except ValueError as error:
+        raise InvalidRepository("this is not the address of a model's repository: it is malformed") from error
+    return Source(repository=normalised, address=address, gguf=gguf)
+
+
+def normalise(repository: str) -> str:
+    """The spelling of an address that identifiers are made of; `InvalidRepository` if it is not one."""
+    from metalchat_manifest import ManifestError, normalise_repository
+
+    try:
+        return normalise_repository(repository)
+    except ManifestError as error:
+        raise InvalidRepository(str(error)) from error
+
+
+@contextmanager
+def opened(source: Source, remotes: Remotes, environ: Mapping[str, str]) -> Iterator[Remote]:
+    """The remote for an address, closed at the end."""
+    factory = remotes.get(source.scheme)
+    remote = load_remote(source.scheme, environ) if factory is None else factory()
+    try:
+        yield remote
+    finally:
+        if isinstance(remote, Closes):
+            remote.close()
+
+
+def ask(remote: Remote, source: Source, revision: str | None, context: RemoteContext, backoff: Backoff) -> Listing:
+    """The remote's listing, asked for again as long as the back-off allows."""
+    while True:
+        try:
+            with remote_errors(source.address):
+                return remote.list(source.address, revision=revision, context=context)
+        except NetworkError as error:
+            backoff.failed(source.address, error)

@@ -1,0 +1,202 @@
+"""The store: models below one folder, pulled whole, verified, found by name."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metalchat_store._files import disk_errors
+from metalchat_store._layout import Layout
+from metalchat_store.entries import Entries
+from metalchat_store.types import Entry, Plan, Progress, Pulled, Verification
+
+if TYPE_CHECKING:
+    from metalchat_store.pull import Pull
+    from metalchat_store.remote import Authorizer, Remote
+
+_RECENT = 3600.0  # seconds for which a snapshot without an entry may belong to a pull in flight
+
+
+class Store:
+    """The models below `home` ($METALCHAT_HOME).
+
+    `environ` stands for the environment variables (default: those of the process). `remotes` maps URL schemes to
+    factories that take the place of installed remotes. `sleep`, `clock` and `client` are for tests.
+
+    Every method raises errors of `metalchat_store.errors` and no others.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        environ: Mapping[str, str] | None = None,
+        remotes: "Mapping[str, Callable[[], Remote]] | None" = None,
+        sleep: Callable[[float], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        client: object | None = None,
+    ) -> None:
+        self.home = Path(home)
+        self._environ = os.environ if environ is None else environ
+        self._remotes = {} if remotes is None else remotes
+        self._sleep = sleep
+        self._clock = clock
+        self._client = client
+        self._layout = Layout(self.home)
+        self._entries = Entries(self._layout)
+
+    def pull(
+        self,
+        repository: str,
+        *,
+        revision: str | None = None,
+        authorize: "Authorizer | None" = None,
+        progress: Progress | None = None,
+    ) -> Pulled:
+        """Bring a model into the store, or up to date. One that is there already, whole, is a success.
+
+        Interrupted anywhere, the next pull in any process goes on where this one stopped. Raises
+        `InvalidRepository`, `RemoteNotFound`, `RepositoryNotFound`, `AccessDenied`, `NetworkError`, `NotAModel`,
+        `IntegrityError`, `DiskError`, `Refused`.
+        """
+        with self._pull(repository, revision, authorize, progress) as pull:
+            return pull.run()
+
+    def plan(self, repository: str, *, revision: str | None = None, authorize: "Authorizer | None" = None) -> Plan:
+        """What a pull would fetch. Raises as `pull` does; writes nothing."""
+        with self._pull(repository, revision, authorize, None) as pull, disk_errors(self.home):
+            return pull.plan()
+
+    def list(self) -> tuple[Entry, ...]:
+        """All models, by id. Damaged ones are listed as such; nothing is hashed."""
+        with disk_errors(self.home):
+            return tuple(self._entries.all())
+
+    def find(self, reference: str) -> Entry:
+        """The model with that id, unique prefix of at least 4 characters, or unique part of the repository's name.
+
+        Raises `ModelNotFound`, `AmbiguousModel`.
+        """
+        from metalchat_store.references import find
+
+        with disk_errors(self.home):
+            return find(self._entries, reference)
+
+    def lookup(self, repository: str) -> Entry | None:
+        """The undamaged model that was pulled from that address; None if there is none."""
+        from metalchat_store.sources import normalise
+
+        wanted = normalise(repository)
+        for entry in self.list():
+            if entry.spec is not None and entry.damaged is None and normalise(entry.spec.repository) == wanted:
+                return entry
+        return None
+
+    def remove(self, reference: str) -> Entry:
+        """Delete a model, damaged or not, and the content that no other model uses."""
+        from metalchat_store._files import remove
+        from metalchat_store._release import release
+        from metalchat_store.snapshots import Snapshots
+
+        with disk_errors(self.home):
+            entry = self.find(reference)
+            self._layout.prepare()
+            snapshots = Snapshots(self._layout)
+            digests = [file.digest for found in snapshots.all() if found.id == entry.id for file in found.files]
+            gone = self._entries.take_away(entry.id)
+            snapshots.delete(entry.id)
+            snapshots.sweep(frozenset(self._entries.ids()), before=time.time() - _RECENT)
+            release(self._layout, digests)
+            remove(gone)
+            return entry
+
+    def verify(self, reference: str, progress: Progress | None = None) -> Verification:
+        """Hash every file of a model. What is damaged is remembered: `path` refuses it and `pull` repairs it."""
+        from metalchat_store.checks import examine, record
+        from metalchat_store.snapshots import Snapshots
+        from metalchat_store.types import FileCheck
+
+        with disk_errors(self.home):
+            entry = self.find(reference)
+            snapshot = Snapshots(self._layout).read(entry.id, entry.commit)
+            if snapshot is None:
+                reason = f"{entry.damaged or 'no record of its files'}; pull it again"
+                return Verification(entry=entry, files=(FileCheck(path="", ok=False, reason=reason),))
+            outcome = examine(entry, snapshot, everything=True, seen=_ignore if progress is None else progress.file)
+            record(self._layout, snapshot, outcome)
+            return Verification(entry=entry, files=outcome.checks)
+
+    def path(self, reference: str) -> Path:
+        """The folder that an engine opens, checked: what changed size, time or inode is hashed again.
+
+        Raises `Corrupted` if a file is not what was pulled, `ModelNotFound`, `AmbiguousModel`. What another program
+        put into the store has no record and is returned as it is.
+        """
+        from metalchat_store.checks import corrupted, examine, record
+        from metalchat_store.snapshots import Snapshots
+
+        with disk_errors(self.home):
+            entry = self.find(reference)
+            if entry.spec is None or (entry.damaged is not None and entry.size is None):
+                raise corrupted(entry)
+            snapshot = Snapshots(self._layout).read(entry.id, entry.commit)
+            if snapshot is None:
+                if entry.damaged is not None:
+                    raise corrupted(entry)
+                return entry.path
+            outcome = examine(entry, snapshot, everything=False)
+            record(self._layout, snapshot, outcome)
+            if outcome.damaged:
+                raise corrupted(entry, outcome.damaged)
+            return entry.path
+
+    def abbreviate(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """Each id with its first 7 characters, or as many more as set it apart from the others."""
+        from metalchat_store.references import abbreviate
+
+        return abbreviate(ids)
+
+    @contextmanager
+    def _pull(
+        self, repository: str, revision: str | None, authorize: "Authorizer | None", progress: Progress | None
+    ) -> "Iterator[Pull]":
+        from metalchat_store._progress import OneAtATime
+        from metalchat_store.pull import Pull
+        from metalchat_store.remote import RemoteContext
+        from metalchat_store.sources import opened, parse_source
+        from metalchat_store.transfer import Waiting
+
+        source = parse_source(repository)
+        told = None if progress is None else OneAtATime(progress)
+        context = RemoteContext(
+            authorize=_nobody if authorize is None else authorize,
+            environ=self._environ,
+            client=self._client,
+            notice=_silent if told is None else told.message,
+            clock=self._clock,
+        )
+        with opened(source, self._remotes, self._environ) as remote:
+            yield Pull(
+                layout=self._layout,
+                source=source,
+                revision=revision,
+                remote=remote,
+                context=context,
+                waiting=Waiting(clock=self._clock, sleep=self._sleep, stop=threading.Event()),
+                progress=told,
+            )
+
+
+def _nobody(_url: str) -> str | None:
+    return None
+
+
+def _silent(_text: str) -> None:
+    return None
+
+
+def _ignore(_path: str, _done: int, _total: int | None) -> None:
+    return None

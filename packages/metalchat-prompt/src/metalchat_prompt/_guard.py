@@ -126,7 +126,9 @@ class _Hider:
 
     def _text(self, text: str, control: ControlTokens, level: _Level) -> str:
         while spans := control.whole(text):
-            text = self._swap(text, spans)
+            before, text = text, self._swap(text, spans)
+            if text == before:
+                break  # a normaliser that turns stand-ins into markup; no span with a stand-in in it is believed
         if level is _Level.WHOLE:
             return text
         # Templates trim what they are given.

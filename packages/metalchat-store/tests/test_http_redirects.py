@@ -37,6 +37,8 @@ LOCATIONS = {
     "ftp": "ftp://127.0.0.1/x",
     "javascript": "javascript:alert(1)",
     "empty": "",
+    "malformed": "http://[::1/steal",
+    "malformed port": "http://localhost:port/steal",
     "70 kB": "{evil}/" + "a" * 70_000,
     "line break": "{evil}/steal\r\nX-Injected: yes",
     "not ASCII": "{evil}/stéal",

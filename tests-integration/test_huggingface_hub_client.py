@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from metalchat_store import Store
 from metalchat_store.remote import RemoteContext
 from metalchat_store.remotes.huggingface import HuggingFaceRemote
 from metalchat_store.testing import FakeHub
@@ -55,6 +56,16 @@ def ours(hub: FakeHub) -> dict[str, bytes]:
         return contents
     finally:
         remote.close()
+
+
+def test_the_store_holds_the_bytes_that_the_genuine_client_got(hub: FakeHub, tmp_path: Path) -> None:
+    genuine = theirs(hub, tmp_path / "cache")
+    store = Store(tmp_path / "home", environ={})
+    pulled = store.pull(f"{hub.url}/alice/m", authorize=lambda _: f"Bearer {TOKEN}")
+    folder = store.path(pulled.entry.id)
+    held = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "metalchat.toml"}
+    assert {"config.json", "model.safetensors"} <= held.keys()
+    assert held == {name: genuine[name] for name in held}
 
 
 def api(hub: FakeHub, token: str | bool = TOKEN) -> "huggingface_hub.HfApi":

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from metalchat_store.testing import FakeHub
+from metalchat_store.testing.hub_server import WEATHER, Weather
 from metalchat_store.testing.hub_state import git_sha1, sha256
 
 WEIGHTS = bytes(range(256)) * 20
@@ -253,11 +254,8 @@ def test_a_fault_commits_between_two_requests(hub: FakeHub, client: httpx.Client
 
 
 def test_heavy_weather_drops_the_same_requests_for_the_same_seed(hub: FakeHub, client: httpx.Client) -> None:
-    from metalchat_store.testing.hub_server import WEATHER, Weather
-
     def outcomes() -> list[bool]:
-        hub.weather("none", seed=7)
-        hub._hub.weather = Weather(drop=0.3)
+        hub.weather(Weather(drop=0.3), seed=7)
         found = []
         for _ in range(20):
             try:

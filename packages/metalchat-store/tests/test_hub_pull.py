@@ -9,6 +9,7 @@ import pytest
 from metalchat_store import Store
 from metalchat_store.errors import AccessDenied, IntegrityError, NetworkError, StoreError
 from metalchat_store.testing import FakeHub
+from metalchat_store.testing.hub_server import Weather
 
 TOKEN = "hf_canaryCANARYcanaryCANARYcanary12"
 HEADER = json.dumps({"w": {"dtype": "U8", "shape": [9000], "data_offsets": [0, 9000]}}).encode()
@@ -282,9 +283,5 @@ def test_a_pause_that_the_server_asks_for_is_kept_and_told(pull: Pulling) -> Non
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_pull_survives_a_network_that_drops_every_tenth_request(pull: Pulling, seed: int) -> None:
-    from metalchat_store.testing.hub_server import Weather
-
-    pull.hub.weather("none", seed=seed)
-    for server in (pull.hub._hub, pull.hub._cdn):
-        server.weather = Weather(drop=0.1)
+    pull.hub.weather(Weather(drop=0.1), seed=seed)
     assert pull() == FILES

@@ -183,12 +183,17 @@ def test_s1_an_identity_in_a_header_is_the_listed_one_or_refused(
         pulled(hub)
 
 
-@pytest.mark.parametrize("path", [r"/resolve/.*config", "/resolve-cache/", r"/resolve/.*safetensors"])
+@pytest.mark.parametrize("path", ["/resolve-cache/", r"/resolve/.*safetensors"])
 @pytest.mark.parametrize("drop", [("X-Repo-Commit",), ("ETag", "X-Linked-Etag")])
 def test_a_hub_that_does_not_say_what_it_sends_is_refused(hub: FakeHub, path: str, drop: tuple[str, ...]) -> None:
     hub.fault(role="hub", path=path, drop=drop)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError, match="identity that is not valid"):
         pulled(hub)
+
+
+def test_a_redirect_to_the_hubs_own_cache_need_not_say_it_already(hub: FakeHub) -> None:
+    hub.fault(path=r"/resolve/.*config", drop=("X-Repo-Commit", "ETag", "X-Linked-Size"))
+    assert pulled(hub) == FILES
 
 
 def test_a_weak_identity_is_compared_without_its_mark(hub: FakeHub) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
+from metalchat_store._address import AddressError, origin_of, redirected
 from metalchat_store._http import Head, Http, Stream, busy
 from metalchat_store.digest import Digest, check_sha1
 from metalchat_store.errors import IntegrityError, InvalidRepository, NetworkError
@@ -122,17 +123,29 @@ class _Transfer:
             yield stream
 
     def _inspect(self, head: Head) -> None:
-        """What the hub itself says about the file must be what it listed; other servers are judged by the bytes."""
+        """What the hub itself says about the file must be what it listed; other servers are judged by the bytes.
+
+        Commit and identity are needed where the hub gives the bytes or names another server; in between, on the way
+        to its own cache, they are compared if they are there.
+        """
         if head.origin != self._model.origin or not (head.status in (200, 206) or head.redirects):
             return
         check_rename(head, self._model)
-        said = check_sha1(head.headers.get("x-repo-commit", ""))
-        if said != self._commit:
-            raise other_commit(said, self._commit)
-        self._compare_identity(head.headers.get("x-linked-etag") or head.headers.get("etag", ""))
-        size = head.headers.get("x-linked-size")
+        underway = head.redirects and self._stays(head)
+        said, size = head.headers.get("x-repo-commit"), head.headers.get("x-linked-size")
+        if (said is not None or not underway) and check_sha1(said or "") != self._commit:
+            raise other_commit(said or "", self._commit)
+        etag = head.headers.get("x-linked-etag", head.headers.get("etag"))
+        if etag is not None or not underway:
+            self._compare_identity(etag or "")
         if size is not None and (_SIZE.fullmatch(size) is None or int(size) != self._size):
             raise IntegrityError(f"the hub sent another size for {self._file.path!a} than it listed")
+
+    def _stays(self, head: Head) -> bool:
+        try:
+            return origin_of(redirected(head.url, head.headers.get("location", ""))) == self._model.origin
+        except AddressError:
+            return False
 
     def _compare_identity(self, etag: str) -> None:
         text = etag.removeprefix("W/").removeprefix('"').removesuffix('"')

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from metalchat_store.testing.hub_read import Problem, ReadRoutes, ranged
-from metalchat_store.testing.hub_server import WEATHER, FakeServer
+from metalchat_store.testing.hub_server import WEATHER, FakeServer, Weather
 from metalchat_store.testing.hub_state import HubState, Token
 from metalchat_store.testing.hub_wire import Fault, Faults, Recorded, Reply
 
@@ -110,11 +110,14 @@ class FakeHub:
         """Refuse all signed addresses that were given out until now."""
         self.state.generation += 1
 
-    def weather(self, name: str, *, seed: int = 0) -> None:
-        """The kind of network: `none`, `light`, `realistic` or `heavy`; the same seed drops the same requests."""
+    def weather(self, kind: str | Weather, *, seed: int = 0) -> None:
+        """The kind of network: `none`, `light`, `realistic`, `heavy`, or a `Weather` of one's own.
+
+        The same seed drops the same requests.
+        """
         for offset, server in enumerate((self._hub, self._cdn, self._evil)):
             server.dice.seed(seed + offset)
-            server.weather = WEATHER[name]
+            server.weather = WEATHER[kind] if isinstance(kind, str) else kind
 
     def seen(self, secret: str, *, roles: Collection[str] = ("cdn", "evil")) -> list[Recorded]:
         """The requests to `roles` that hold `secret` anywhere: target, headers or body."""

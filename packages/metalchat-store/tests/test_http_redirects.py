@@ -123,6 +123,14 @@ def test_bytes_may_come_from_any_server_and_the_digest_decides(hub: FakeHub, rem
     assert len(hub.of("evil")) == 1
 
 
+def test_n1_a_way_back_to_the_hub_carries_no_token_any_more(hub: FakeHub, remote: HuggingFaceRemote) -> None:
+    hub.fault(role="cdn", redirect=f"{hub.url}/api/whoami-v2")
+    with pytest.raises(StoreError):
+        everything(remote, hub)
+    last = hub.requests[-1]
+    assert (last.role, last.path, last.header("Authorization")) == ("hub", "/api/whoami-v2", None)
+
+
 def test_n2_another_server_sees_none_but_the_plain_headers(hub: FakeHub, remote: HuggingFaceRemote) -> None:
     digest = next(iter(hub.state.blobs))
     hub.fault(

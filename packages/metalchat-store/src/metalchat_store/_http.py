@@ -149,12 +149,15 @@ class Http:
     ) -> Iterator[Stream]:
         """The answer to a GET after at most ten redirects, closed when the context is left.
 
-        With `abroad`, redirects to other servers are followed without authorization, otherwise they are an error.
+        With `abroad`, redirects to other servers are followed without authorization, otherwise they are an error;
+        a way that leads back to `home` stays without it.
         `inspect` is called with each hop's head before it is followed, and may raise. Raises `NetworkError`.
         """
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"} | dict(headers or {})
+        trusted = True  # until the first hop elsewhere: what another server says to ask is asked without a secret
         for _ in range(self.limits.redirects + 1):
-            response, origin = self._send(url, home, authorize, headers)
+            response, origin = self._send(url, home, authorize if trusted else _nobody, headers)
+            trusted = trusted and origin == home
             try:
                 joined = {name.lower(): value for name, value in response.headers.items()}
                 head = Head(url=url, status=response.status_code, headers=joined, origin=origin)
@@ -302,6 +305,10 @@ def busy(head: Head) -> NetworkError | None:
             f"{host} {_BUSY[head.status]} ({head.status}): try again later", transient=True, retry_after=pause
         )
     return NetworkError(f"{host} answered {head.status}: try again later", transient=True, retry_after=pause)
+
+
+def _nobody(_url: str) -> str | None:
+    return None
 
 
 def _followed(head: Head, home: Origin, *, abroad: bool) -> str:

@@ -93,6 +93,18 @@ def test_strings_that_hold_the_separator_are_read_one_by_one(path: Path):
     assert (strings.joined(), strings.values(), none.values()) == (None, ["a\x7fb", "c"], [])
 
 
+def test_a_header_of_many_megabytes_is_read_whole(path: Path):
+    names = [f"token number {i}" for i in range(250_000)]
+    path.write_bytes(gguf_bytes({"first": names, "then": list(range(250_000))}, {"t": encode(np.ones(8), "F32")}))
+    header = read_header(path)
+    strings, numbers = header.metadata["first"], header.metadata["then"]
+    assert isinstance(strings, GgufStrings)
+    assert isinstance(numbers, GgufNumbers)
+    assert strings.values() == names
+    assert numbers.values() == tuple(range(250_000))
+    assert header.tensors["t"].offset == path.stat().st_size - 32
+
+
 def test_alignment_is_that_of_the_file(path: Path):
     metadata = {"general.alignment": 4096}
     path.write_bytes(gguf_bytes(metadata, {"t": encode(np.ones(8, np.float32), "F32")}, alignment=4096))

@@ -1,10 +1,10 @@
 """The parser of GGUF headers, versions 2 and 3, that believes nothing a file says about itself."""
 
-import mmap
 import os
 import stat
 import struct
 from array import array
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from metalchat_engine_mlx.gguf._types import ARRAY, BOOL, GGML_TYPES, NUMBER_COD
 from metalchat_engine_mlx.gguf.header import GgufHeader, GgufNumbers, GgufStrings, GgufTensor, Value, shown
 
 _MAGIC: Final = b"GGUF"
+_FIRST_READ: Final = 2**21
 _MAX_HEADER: Final = 32 * 2**20
 _MAX_KEYS: Final = 10_000
 _MAX_STRINGS: Final = 1_000_000
@@ -40,27 +41,30 @@ def read_header(path: str | os.PathLike[str]) -> GgufHeader:
     path = Path(path)
     name = shown(path.name)
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe must not block its reader
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:  # a pipe must not block
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InvalidModel(f"'{name}' is not a valid GGUF file: it is not a regular file")
             if status.st_size == 0:
                 raise InvalidModel(f"'{name}' is not a valid GGUF file: it is empty")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Parser(path, data).header()
+            return _Parser(path, file, status.st_size).header()
     except OSError as error:
         raise InvalidModel(f"'{name}' cannot be read: {error.strerror}") from error
 
 
 class _Parser:
-    """A position in a mapped file; everything read is checked against `end` first."""
+    """A position in the first bytes of a file of `size` bytes, of which `end` have been read so far.
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    A map would spare the reading, but end the process where another one cuts the file.
+    """
+
+    def __init__(self, path: Path, file: FileIO, size: int) -> None:
         self.path = path
         self.file = shown(path.name)
-        self.data = data
-        self.size = len(data)
-        self.end = min(self.size, _MAX_HEADER)
+        self.source = file
+        self.data = b""
+        self.size = size
+        self.end = 0
         self.position = 0
 
     def header(self) -> GgufHeader:
@@ -85,9 +89,8 @@ class _Parser:
         )
 
     def _version(self) -> int:
-        if self.data[:4] != _MAGIC:
+        if self._take(min(4, self.size), "its first bytes") != _MAGIC:
             raise self._invalid("it does not begin with 'GGUF'")
-        self.position = 4
         (version,) = self._unpack(_U32, "the version")
         if version in (2 << 24, 3 << 24):
             raise UnsupportedModel(f"'{self.file}' is a big-endian GGUF file; only little-endian files are read")
@@ -110,9 +113,9 @@ class _Parser:
         number = _NUMBERS.get(kind)
         if number is None:
             raise self._invalid(f"'{shown(key)}' has the unknown value type {kind}")
-        if kind == BOOL and self.data[self.position : self.position + 1] > b"\x01":
-            raise self._invalid(f"'{shown(key)}' is a truth value that is neither 0 nor 1")
         value: bool | int | float = self._unpack(number, f"'{shown(key)}'")[0]
+        if kind == BOOL and self.data[self.position - 1] > 1:
+            raise self._invalid(f"'{shown(key)}' is a truth value that is neither 0 nor 1")
         return value
 
     def _array(self, key: str) -> GgufNumbers | GgufStrings:
@@ -129,20 +132,20 @@ class _Parser:
     def _strings(self, key: str, count: int) -> GgufStrings:
         if count > _MAX_STRINGS:
             raise self._invalid(f"'{shown(key)}' claims {count} strings, more than {_MAX_STRINGS}")
-        data, start, limit = self.data, self.position, self.end
-        if count * 8 > limit - start:
-            raise self._truncated(f"'{shown(key)}'")
-        position, length, ends = start, _U64.unpack_from, array("I")
-        try:
-            for _ in range(count):
-                position += 8 + length(data, position)[0]
-                ends.append(position - start)
-        except (struct.error, OverflowError):
-            position = limit + 1
-        if position > limit:
-            raise self._truncated(f"'{shown(key)}'")
-        self.position = position
-        return GgufStrings(key=shown(key), file=self.file, raw=data[start:position], ends=ends)
+        start, length = self.position, _U64.unpack_from
+        self._require(start + 8 * count, f"'{shown(key)}'")
+        while True:
+            data, position, ends = self.data, start, array("I")
+            try:
+                for _ in range(count):
+                    position += 8 + length(data, position)[0]
+                    ends.append(position - start)
+            except (struct.error, OverflowError):
+                position = self.end + 1
+            if position <= self.end:
+                self.position = position
+                return GgufStrings(key=shown(key), file=self.file, raw=data[start:position], ends=ends)
+            self._require(self.end + 1, f"'{shown(key)}'")
 
     def _tensors(self, count: int, alignment: int) -> dict[str, GgufTensor]:
         entries: list[tuple[int, str, str, tuple[int, ...], int]] = []
@@ -214,22 +217,29 @@ class _Parser:
 
     def _unpack(self, form: struct.Struct, what: str) -> tuple[int, ...]:
         start = self.position
+        self._require(start + form.size, what)
         self.position += form.size
-        if self.position > self.end:
-            raise self._truncated(what)
         return form.unpack_from(self.data, start)
 
     def _take(self, length: int, what: str) -> bytes:
-        if length > self.end - self.position:
-            raise self._truncated(what)
         start = self.position
+        self._require(start + length, what)
         self.position += length
         return self.data[start : self.position]
 
-    def _truncated(self, what: str) -> InvalidModel:
-        if self.end < self.size:
-            return self._invalid(f"its header is larger than {_MAX_HEADER // 2**20} MiB")
-        return self._invalid(f"it ends inside {what}")
+    def _require(self, end: int, what: str) -> None:
+        """Read on, at least as much again, until the first `end` bytes are there."""
+        while end > self.end:
+            limit = min(self.size, _MAX_HEADER)
+            if end > limit and self.size <= _MAX_HEADER:
+                raise self._invalid(f"it ends inside {what}")
+            if end > limit:
+                raise self._invalid(f"its header is larger than {_MAX_HEADER // 2**20} MiB")
+            more = self.source.read(min(max(end - self.end, self.end, _FIRST_READ), limit - self.end))
+            if not more:
+                raise self._invalid(f"it ends inside {what}")
+            self.data += more
+            self.end = len(self.data)
 
     def _invalid(self, reason: str) -> InvalidModel:
         return InvalidModel(f"'{self.file}' is not a valid GGUF file: {reason}")

@@ -99,7 +99,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> tuple[dict[str, object], str]:
         normalizers.insert(0, {"type": "Prepend", "prepend": _SPACE})
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     mergeable = [kind == NORMAL for kind in vocabulary.kinds]
-    pairs = merges_from_scores(vocabulary.texts(), vocabulary.scores(), mergeable)
+    merges = merges_from_scores(vocabulary.texts(), vocabulary.scores(), mergeable)
     unknown = vocabulary.special("unknown", 0)
     parts: dict[str, object] = {
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
@@ -108,7 +108,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> tuple[dict[str, object], str]:
     }
     return parts, _model(
         vocabulary,
-        _json(pairs),
+        _json(merges),
         unk_token=unknown[1] if unknown else None,
         fuse_unk=True,
         byte_fallback=BYTE in vocabulary.kinds,

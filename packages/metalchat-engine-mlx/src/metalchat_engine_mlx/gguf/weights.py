@@ -1,6 +1,7 @@
 """The tensors of a GGUF file as MLX arrays, quantised ones without loss in MLX's affine layout."""
 
 import os
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from metalchat_engine_mlx.gguf._metadata import invalid
 from metalchat_engine_mlx.gguf.config import ROPE_FACTORS, config_from_gguf
-from metalchat_engine_mlx.gguf.header import GgufHeader
+from metalchat_engine_mlx.gguf.header import GgufHeader, GgufTensor
 from metalchat_engine_mlx.gguf.tensors import BITS, Parameter, parameters
 
 _CHUNK: Final = 4096  # blocks; what is in work stays in the cache
@@ -43,15 +44,29 @@ def load_weights(
     pairs (2 i, 2 i + 1) to that of Hugging Face (i, i + head_dim / 2). A missing output bias is zeros where the other
     attention biases exist. "rope_freqs" (float32 in any case) is there where rope_scaling is "gguf_factors".
 
-    The file is mapped and read tensor by tensor. Raises what `parameters` raises, before any array is made, and
-    InvalidModel where the file is no longer the one the header was read from.
+    The file is read tensor by tensor. Raises what `parameters` raises, before anything is read, and InvalidModel where
+    the file is no longer the one the header was read from.
     """
     todo = parameters(header)
-    data = _mapped(Path(path), header)
+    try:
+        with Path(path).open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size != header.size:
+                raise _changed(header)
+            weights = _read_all(todo, file, header, dtype)
+            _add_rope_factors(weights, file, header)
+    except OSError as error:
+        raise InvalidModel(f"'{header.file}' cannot be read: {error.strerror}") from error
+    _add_output_biases(weights, header)
+    return weights
+
+
+def _read_all(
+    todo: tuple[Parameter, ...], file: FileIO, header: GgufHeader, dtype: mx.Dtype | None
+) -> dict[str, mx.array]:
     weights: dict[str, mx.array] = {}
     for parameter in todo:
         tensor = parameter.tensor
-        raw = data[tensor.offset : tensor.offset + tensor.nbytes].reshape(tensor.shape[0], -1)
+        raw = _read(file, tensor, header).reshape(tensor.shape[0], -1)
         if parameter.heads:
             raw = _rotary_order(raw, parameter.heads)
         if tensor.type in BITS:
@@ -59,19 +74,24 @@ def load_weights(
         else:
             array = _plain(raw, tensor.type).reshape(tensor.shape)
             weights[f"{parameter.module}.{parameter.part}"] = array if dtype is None else array.astype(dtype)
-    _add_output_biases(weights, header)
-    _add_rope_factors(weights, data, header)
     return weights
 
 
-def _mapped(path: Path, header: GgufHeader) -> Bytes:
-    try:
-        data = np.memmap(path, dtype=np.uint8, mode="r")
-    except (OSError, ValueError) as error:
-        raise InvalidModel(f"'{header.file}' cannot be read: {error}") from error
-    if len(data) != header.size:
-        raise InvalidModel(f"'{header.file}' was changed while it was being loaded")
-    return data.view(np.ndarray)
+def _read(file: FileIO, tensor: GgufTensor, header: GgufHeader) -> Bytes:
+    """The bytes of a tensor; a map would end the process where another one cuts the file."""
+    data = np.empty(tensor.nbytes, np.uint8)
+    file.seek(tensor.offset)
+    view, done = data.data, 0
+    while done < len(view):
+        count = file.readinto(view[done:])
+        if not count:
+            raise _changed(header)
+        done += count
+    return data
+
+
+def _changed(header: GgufHeader) -> InvalidModel:
+    return InvalidModel(f"'{header.file}' was changed while it was being loaded")
 
 
 def _rotary_order(raw: Bytes, heads: int) -> Bytes:
@@ -129,11 +149,11 @@ def _nibbles(blocks: NDArray[np.void]) -> NDArray[np.uint64]:
     return result
 
 
-def _add_rope_factors(weights: dict[str, mx.array], data: Bytes, header: GgufHeader) -> None:
+def _add_rope_factors(weights: dict[str, mx.array], file: FileIO, header: GgufHeader) -> None:
     tensor = header.tensors.get(ROPE_FACTORS)
     if tensor is None:
         return
-    factors = data[tensor.offset : tensor.offset + tensor.nbytes].copy().view("<f4")
+    factors = _read(file, tensor, header).view("<f4")
     if not np.all((factors >= 1e-6) & (factors <= 1e6)):
         raise invalid(header, f"the tensor '{ROPE_FACTORS}' has a factor that is not from 1e-06 to 1e+06")
     weights["rope_freqs"] = _array(factors)

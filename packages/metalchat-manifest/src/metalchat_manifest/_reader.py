@@ -20,6 +20,7 @@ from metalchat_manifest.schema import CLOSED_TABLES, KEYS, OPEN_TABLES, misspell
 from metalchat_manifest.spec import ModelSpec
 from metalchat_manifest.values import Value, describe, is_value
 
+_MAX_UNKNOWN = 1000  # each costs a search for the key that was meant
 _MODEL_KEYS = ("repository", "architecture", "partitioning", "variant")
 
 
@@ -53,6 +54,11 @@ class Reader:
         except _scan.ScanError:
             return None
 
+    def not_known(self, key: str) -> None:
+        self.unknown.append(key)
+        if len(self.unknown) > _MAX_UNKNOWN:
+            raise InvalidManifest(f"it has more than {_MAX_UNKNOWN} keys that are not known", path=self.path)
+
     def refuse_secrets(self, text: str, tables: dict[str, Any]) -> None:
         try:
             path = secret_path(tables)
@@ -73,7 +79,7 @@ class Reader:
     def top(self, tables: dict[str, Any]) -> None:
         for name, content in tables.items():
             if name not in CLOSED_TABLES and name not in OPEN_TABLES:
-                self.unknown.append(join_key((name,)))
+                self.not_known(join_key((name,)))
             elif not isinstance(content, dict):
                 raise self.invalid((name,), f"is {describe(content)}, expected a table")
             elif name in CLOSED_TABLES:
@@ -92,7 +98,7 @@ class Reader:
                 self.known(path, key, value)
             elif key not in CLOSED_TABLES:
                 self.refuse_misspelling(path, key)
-                self.unknown.append(key)
+                self.not_known(key)
             elif isinstance(value, dict):
                 self.closed(path, value)
             else:
@@ -107,7 +113,7 @@ class Reader:
             key = join_key(path)
             self.values[key] = value
             if name not in KNOWN_OPTIONS:
-                self.unknown.append(key)
+                self.not_known(key)
 
     def open(self, path: tuple[str, ...], value: object) -> None:
         key = join_key(path)

@@ -69,7 +69,14 @@ class Document:
     sections: list[Section]
     inlines: dict[Path, Inline] = field(default_factory=dict)
     entries: dict[Path, Entry] = field(default_factory=dict)
+    starts: dict[Path, int] = field(default_factory=dict)  # of every key and table, implied ones included
     line_starts: list[int]
+
+    def note(self, path: Path, start: int) -> None:
+        """Something that begins at `start` belongs to `path`, and so to all that contain it."""
+        for length in range(len(path), 0, -1):
+            if self.starts.setdefault(path[:length], start) != start:
+                return
 
     def line_at(self, offset: int) -> int:
         """The line, from 1, of an offset."""
@@ -77,14 +84,9 @@ class Document:
 
     def line_of(self, path: Path) -> int | None:
         """The line where the key or table at `path` is first written, or begins to be implied; None when absent."""
-        entry = self.entries.get(path)
-        if entry is not None:
-            return self.line_at(entry.start)
-        length = len(path)
-        places = [each.start for each in self.sections[1:] if each.path[:length] == path]
-        places += [each.start for each in self.entries.values() if each.path[:length] == path]
-        if places:
-            return self.line_at(min(places))
+        start = self.starts.get(path)
+        if start is not None:
+            return self.line_at(start)
         return self.line_of(path[:-1]) if path and isinstance(path[-1], int) else None
 
 
@@ -134,6 +136,7 @@ class _Scanner:
             if path in self.items:
                 path += (self.items[path],)
         end += len(bracket)
+        self.document.note(path, start)
         self.document.sections.append(Section(path=path, start=start, end=end, is_item=is_item))
         return end
 
@@ -144,6 +147,7 @@ class _Scanner:
             raise ScanError(equals, "not a key and a value")
         value_start = skip_space(self.text, equals + 1)
         path = table + parts
+        self.document.note(path, start)
         value_end = self._value(value_start, path, depth)
         entry = Entry(path=path, table=table, start=start, value_start=value_start, value_end=value_end, inline=inline)
         entries.append(entry)

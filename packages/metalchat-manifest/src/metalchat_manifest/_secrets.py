@@ -7,7 +7,7 @@ from typing import Any
 from metalchat_manifest._scan import MAX_DEPTH, Path
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
-_LOGIN = re.compile(r"\b(?:https?://[^/?#\s@]*@|[a-z][a-z0-9+.-]*://[^/?#\s@:]*:[^/?#\s@]*@)", re.IGNORECASE)
+_LOGIN = re.compile(r"://([^/?#\s@]*)@")
 _NAMES = frozenset(
     {
         "token",
@@ -62,7 +62,11 @@ def secret_path(content: Any, path: Path = ()) -> Path | None:
 
 
 def _is_secret(path: Path, text: str) -> bool:
-    if ("@" in text and _LOGIN.search(text)) or ("hf_" in text and _TOKEN.search(text)):
+    if "hf_" in text and _TOKEN.search(text):
         return True
+    for login in _LOGIN.finditer(text):
+        # `ssh://git@host` names a user; a password, or anything before the host of a web address, is a secret.
+        if ":" in login[1] or text[max(0, login.start() - 5) : login.start()].lower().endswith(("http", "https")):
+            return True
     name = path[-1]
     return bool(text) and isinstance(name, str) and name.lower().replace("-", "_") in _NAMES

@@ -7,7 +7,7 @@ _MAX_ECHO = 20
 # C0, DEL, C1; soft hyphen; zero-width, bidi and line separators; surrogates; BOM; interlinear; tag characters.
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e0fff]"
+    "\U000e0000-\U000e007f]"
 )
 
 

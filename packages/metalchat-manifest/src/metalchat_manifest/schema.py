@@ -36,7 +36,7 @@ class Key:
         if isinstance(value, str):
             if self.choices and value not in self.choices:
                 return f"is {quoted(value)}, expected {self.expected}"
-            return None if is_printable(value) else "contains a control character"
+            return None if is_printable(value) else "contains a control or invisible character"
         if isinstance(value, int | float) and not self.low <= value <= self.high:
             return f"is {_number(value)}, expected {self.expected}"
         return None

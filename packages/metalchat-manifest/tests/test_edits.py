@@ -1,0 +1,455 @@
+"""An edit changes the text of its key and not one other byte."""
+
+import math
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metalchat_manifest import (
+    KEYS,
+    Editor,
+    EditRefused,
+    InvalidManifest,
+    InvalidSetting,
+    Manifest,
+    ManifestNotFound,
+    MisspeltKey,
+    ModelSpec,
+    SecretInManifest,
+    edit,
+)
+
+HERE = Path("metalchat.toml")
+CORPUS = {path.name: path.read_bytes() for path in sorted((Path(__file__).parent / "corpus").glob("*.toml"))}
+SPEC = ModelSpec(repository="https://h/a", architecture="qwen3", partitioning="sharded", variant="gguf")
+FORMS = {
+    "unix": lambda data: data,
+    "windows": lambda data: data.replace(b"\n", b"\r\n"),
+    "marked": lambda data: b"\xef\xbb\xbf" + data,
+    "unended": lambda data: data.rstrip(b"\n"),
+}
+
+words = st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Cn", "Zl", "Zp"]), max_size=12)
+settings_of_keys = st.one_of(
+    st.tuples(st.just("inference.sampling.temperature"), st.floats(0, 100) | st.integers(0, 100)),
+    st.tuples(st.just("inference.sampling.k"), st.integers(0, 1000)),
+    st.tuples(st.just("inference.sampling.type"), st.sampled_from(["nucleus", "greedy"])),
+    st.tuples(st.just("inference.max_sequence_length"), st.integers(1, 10**6)),
+    st.tuples(st.just("prompt.system"), words),
+    st.tuples(st.just("engine.name"), words),
+    st.tuples(st.sampled_from(["options.rms_norm_eps", "options.rope_theta"]), st.floats(0, 1e9)),
+    st.tuples(st.sampled_from(["options.tie_word_embeddings", "chat.a", 'tools."b c"']), st.booleans()),
+    st.tuples(
+        st.sampled_from(["chat.x", "source.y.z", "engine.mlx.kv_bits", "tools.clock.zone"]), words | st.integers(-9, 9)
+    ),
+)
+
+
+def content_of(data):
+    return tomllib.loads(data.decode().removeprefix("\ufeff"))
+
+
+def put(content, key, value):
+    *tables, name = parts(key)
+    for table in tables:
+        content = content.setdefault(table, {})
+    content[name] = value
+
+
+def parts(key):
+    found, content = [], tomllib.loads(f"{key} = 0")
+    while isinstance(content, dict):
+        (name,) = content
+        found.append(name)
+        content = content[name]
+    return found
+
+
+def without_empty(content):
+    if isinstance(content, float) and math.isnan(content):
+        return "nan"
+    if isinstance(content, list):
+        return [without_empty(each) for each in content]
+    if not isinstance(content, dict):
+        return content
+    kept = {name: without_empty(value) for name, value in content.items()}
+    return {name: value for name, value in kept.items() if value != {}}
+
+
+def changed_region(old, new):
+    """The part of each that is not a common beginning or end."""
+    start = 0
+    while start < min(len(old), len(new)) and old[start] == new[start]:
+        start += 1
+    end = 0
+    while end < min(len(old), len(new)) - start and old[-1 - end] == new[-1 - end]:
+        end += 1
+    return old[start : len(old) - end], new[start : len(new) - end]
+
+
+def has_one_line_ending(old, new):
+    return new.count(b"\n") == new.count(b"\r\n") if b"\r\n" in old else b"\r" not in new
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", CORPUS)
+@settings(deadline=None, max_examples=40)
+@given(changes=st.lists(settings_of_keys, min_size=1, max_size=4))
+def test_setting_a_key_changes_its_line_or_adds_lines_and_nothing_else(name, form, changes):
+    data = FORMS[form](CORPUS[name])
+    editor = Editor(data, HERE)
+    for key, value in changes:
+        before, expected = editor.data, content_of(editor.data)
+        present = Manifest.parse(before, HERE).line(key) is not None
+        editor.set(key, value)
+        put(expected, key, value)
+        assert without_empty(content_of(editor.data)) == without_empty(expected)
+        removed, added = changed_region(before, editor.data)
+        if present:
+            assert b"\n" not in removed + added
+        else:
+            assert removed == b""  # only added
+        assert has_one_line_ending(data, editor.data)
+        again = editor.data
+        editor.set(key, value)
+        assert editor.data == again
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", CORPUS)
+def test_unsetting_any_key_removes_its_line_and_nothing_else(name, form):
+    data = FORMS[form](CORPUS[name])
+    for key in Manifest.parse(data, HERE).values:
+        editor = Editor(data, HERE)
+        assert editor.unset(key)
+        assert Manifest.parse(data, HERE).line(key) is not None
+        removed, added = changed_region(data, editor.data)
+        assert added == b""
+        assert removed.count(b"\n") <= 1 or b"[\n" in removed or b"[\r\n" in removed
+        assert removed
+        content = content_of(editor.data)
+        for part in parts(key)[:-1]:
+            content = content.get(part, {})
+        assert parts(key)[-1] not in content
+        assert not editor.unset(key)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", CORPUS)
+@settings(deadline=None, max_examples=40)
+@given(change=settings_of_keys)
+def test_setting_a_new_key_and_removing_it_leaves_the_lines_as_they_were(name, form, change):
+    key, value = change
+    data = FORMS[form](CORPUS[name])
+    if Manifest.parse(data, HERE).line(key) is not None:
+        return
+    editor = Editor(data, HERE)
+    editor.set(key, value)
+    editor.unset(key)
+    old, new = (re.sub(rb"\s", b"", each) for each in (data, editor.data))
+    assert re.fullmatch(re.escape(old) + rb"(\[[^]]+\])?", new)  # at most the header of a table that is now empty
+    assert without_empty(content_of(editor.data)) == without_empty(content_of(data))
+
+
+names = st.sampled_from(["a", "b", "c", '"d e"', "f.g"])
+spaces = st.sampled_from(["", " ", "  ", "\t"])
+comments = st.sampled_from(["", " # note", "\t# [x] = 'y'", " #"])
+literals = st.sampled_from(
+    [
+        "1",
+        "true",
+        "'x'",
+        '"""\nmany\n#lines"""',
+        "[ 1, 2 ] ",
+        "[\n  1, # one\n  2,\n]",
+        "{ z = 1 }",
+        "{}",
+        "1e3",
+        "1979-05-27",
+    ]
+)
+
+
+@st.composite
+def documents(draw):
+    lines = []
+    tables = draw(st.lists(st.sampled_from(["chat", "tools", "tools.x", "chat.y.z", "source", "other"]), unique=True))
+    for table in tables:
+        lines.append(draw(st.sampled_from(["", "\n", "# about\n", " # far\n\n"])))
+        lines.append(f"{draw(spaces)}[{draw(spaces)}{table}{draw(spaces)}]{draw(comments)}\n")
+        for name in draw(st.lists(names, unique=True)):
+            lines.append(f"{draw(spaces)}{name}{draw(spaces)}={draw(spaces)}{draw(literals)}{draw(comments)}\n")
+            lines.append(draw(st.sampled_from(["", "", "\n", "  # between\n"])))
+    return "".join(lines)
+
+
+def removed_by(editor, key):
+    before = editor.data
+    assert editor.unset(key)
+    removed, added = changed_region(before, editor.data)
+    assert added == b""
+    return removed
+
+
+@settings(deadline=None, max_examples=300)
+@given(documents(), st.sampled_from(["chat", "tools", "tools.x", "chat.y.z", "source"]), names, st.booleans())
+def test_edits_of_any_document_are_exact_or_refused(text, table, name, windows):
+    data = text.replace("\n", "\r\n").encode() if windows else text.encode()
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return
+    key = f"{table}.{name}"
+    for part in parts(key):
+        content = content.get(part) if isinstance(content, dict) else None
+    editor = Editor(data, HERE)
+    try:
+        editor.set(key, 5)
+    except EditRefused:
+        assert editor.data == data
+        assert content is None or isinstance(content, dict)
+        return
+    removed, added = changed_region(data, editor.data)
+    expected = tomllib.loads(text)
+    put(expected, key, 5)
+    assert has_one_line_ending(data, editor.data)
+    assert without_empty(content_of(editor.data)) == without_empty(expected)
+    if content is None:
+        assert removed == b""
+    else:
+        assert len(added) <= 1
+    after = editor.data
+    removed = removed_by(editor, key)
+    assert len(after) - len(removed) == len(editor.data)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value", "expected"),
+    [
+        ("", "chat.a", 1, "[chat]\na = 1\n"),
+        ("# c", "chat.a", 1, "# c\n\n[chat]\na = 1\n"),
+        ("# c\n\n", "chat.a", 1, "# c\n\n[chat]\na = 1\n"),
+        ("[chat]", "chat.a", 1, "[chat]\na = 1"),
+        ("[chat]\nb = 2 # x", "chat.a", 1, "[chat]\nb = 2 # x\na = 1"),
+        ("[chat]\nb = 2\n\n# about tools\n[tools]\n", "chat.a", 1, "[chat]\nb = 2\na = 1\n\n# about tools\n[tools]\n"),
+        ("[chat]\n\tb = 2\n", "chat.a", 1, "[chat]\n\tb = 2\n\ta = 1\n"),
+        ("[chat]\r\nb = 2\r\n", "chat.a", 1, "[chat]\r\nb = 2\r\na = 1\r\n"),
+        ("[chat]\na   =  2   # why\n", "chat.a", 1, "[chat]\na   =  1   # why\n"),
+        ("[chat]\na = [\n 1,\n]# why\n", "chat.a", 1, "[chat]\na = 1# why\n"),
+        ('[chat]\n"a" = 2\n', "chat.a", 1, '[chat]\n"a" = 1\n'),
+        ("chat = {}", "chat.a", 1, "chat = { a = 1 }"),
+        ("chat = { b = 2 } # x\n", "chat.a", 1, "chat = { b = 2, a = 1 } # x\n"),
+        ("chat = {b=2}\n", "chat.c.d", 1, "chat = {b=2, c.d = 1}\n"),
+        ("chat.b = 2\n[tools]\n", "chat.a", 1, "chat.b = 2\nchat.a = 1\n[tools]\n"),
+        ("[chat]\nx.b = 2\ny = 1\n", "chat.x.a", 1, "[chat]\nx.b = 2\nx.a = 1\ny = 1\n"),
+        ("[chat.x]\nb = 2\n", "chat.a", 1, "[chat.x]\nb = 2\n\n[chat]\na = 1\n"),
+        ("[chat]\n[chat.x]\n", "chat.a", 1, "[chat]\na = 1\n[chat.x]\n"),
+        ("", 'chat."a b"', 'é\n"\\\x7f', '[chat]\n"a b" = "é\\n\\"\\\\\\u007f"\n'),
+        ("", "chat.a", 1e16, "[chat]\na = 1e+16\n"),
+        ("", "chat.a", True, "[chat]\na = true\n"),
+    ],
+)
+def test_where_a_key_goes(text, key, value, expected):
+    editor = Editor(text.encode(), HERE)
+    editor.set(key, value)
+    assert editor.data.decode() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        ("[chat]\na = 1 # x\nb = 2\n", "chat.a", "[chat]\nb = 2\n"),
+        ("[chat]\n# about a\na = 1", "chat.a", "[chat]\n# about a\n"),
+        ("chat = { a = 1 }\n", "chat.a", "chat = {  }\n"),
+        ("chat = { a = 1, b = 2 }\n", "chat.a", "chat = { b = 2 }\n"),
+        ("chat = { b = 2 , a = 1 }\n", "chat.a", "chat = { b = 2 }\n"),
+        ("chat.a = 1\nchat.b = 2\n", "chat.a", "chat.b = 2\n"),
+        ("a = 1\nb = 2\n", "a", "b = 2\n"),
+    ],
+)
+def test_what_goes_with_a_key(text, key, expected):
+    editor = Editor(text.encode(), HERE)
+    assert editor.unset(key)
+    assert editor.data.decode() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[[tools.x]]\na = 1\n", "tools.x.a"),
+        ("[chat]\na = 1\n", "chat.a.b"),
+        ("[chat]\na = [1]\n", "chat.a.b"),
+        ("chat = 1\n", "chat.a"),
+        ("[chat.a]\nb = 1\n", "chat.a"),
+    ],
+)
+def test_an_edit_that_would_rewrite_more_is_refused(text, key):
+    editor = Editor(text.encode(), HERE)
+    with pytest.raises(EditRefused, match="Change it by hand") as caught:
+        editor.set(key, 1)
+    assert caught.value.key == key
+    assert editor.data == text.encode()
+
+
+def test_a_whole_table_is_not_unset():
+    with pytest.raises(EditRefused):
+        Editor(b"[chat]\na = 1\n", HERE).unset("chat")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("inference.sampling.temperature", -1.0),
+        ("inference.sampling.temperature", math.nan),
+        ("inference.sampling.temperature", "hot"),
+        ("inference.sampling.k", 1.5),
+        ("inference.sampling.k", True),
+        ("inference.sampling.temprature", 1.0),
+        ("inference.max_sequence_length", 10**400),
+        ("options.rms_norm_eps", "x"),
+        ("options.anything", math.inf),
+        ("options.anything", [1]),
+        ("chat.a", 2**63),
+        ("prompt.other", "x"),
+        ("profile.a", 1),
+        ("chat", 1),
+        ("a b", 1),
+        ("chat.", 1),
+        ("", 1),
+    ],
+)
+def test_a_setting_that_would_not_read_back_is_refused_at_once(key, value):
+    editor = Editor(b"# c\n", HERE)
+    with pytest.raises(InvalidSetting):
+        editor.set(key, value)
+    assert editor.data == b"# c\n"
+
+
+def test_half_of_a_surrogate_pair_is_refused():
+    with pytest.raises(EditRefused):
+        Editor(b"", HERE).set("chat.a", "\ud800")
+
+
+def test_a_checkout_replaces_the_four_words_and_keeps_everything_else():
+    data = CORPUS["full.toml"]
+    editor = Editor(data, HERE)
+    editor.set_model(SPEC)
+    old, new = data.decode().split("\n"), editor.data.decode().split("\n")
+    assert [index for index, line in enumerate(old) if new[index] != line] == [2, 3, 4, 5]
+    assert new[2] == 'repository   = "https://h/a"'
+    assert Manifest.parse(editor.data, HERE).model == SPEC
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_a_checkout_works_in_any_manifest(name):
+    editor = Editor(CORPUS[name], HERE)
+    editor.set_model(SPEC)
+    assert Manifest.parse(editor.data, HERE).model == SPEC
+
+
+def test_a_new_table_is_written_values_first():
+    editor = Editor(b"[chat]\r\n", HERE)
+    editor.set_table("source", {"files": {"a.b": {"size": 1}}, "commit": "abc", "revisions": ["x", "y"]})
+    assert editor.data.decode().replace("\r\n", "|") == (
+        '[chat]||[source]|commit = "abc"|revisions = ["x", "y"]||[source.files."a.b"]|size = 1|'
+    )
+
+
+def test_a_table_is_replaced_in_place():
+    editor = Editor(CORPUS["full.toml"], HERE)
+    editor.set_table("source", {"commit": "abc", "files": {"model.safetensors": {"size": 1}, "x": {"size": 2}}})
+    assert content_of(editor.data)["source"] == {
+        "commit": "abc",
+        "files": {"model.safetensors": {"size": 1}, "x": {"size": 2}},
+    }
+    start = CORPUS["full.toml"].index(b"commit")
+    assert editor.data[:start] == CORPUS["full.toml"][:start]
+    editor.set_table("source", {})
+    assert without_empty(content_of(editor.data)).get("source") is None
+
+
+scalars = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | words
+contents = st.recursive(
+    st.dictionaries(words, scalars | st.lists(scalars, max_size=3), max_size=3),
+    lambda inner: st.dictionaries(words, inner | scalars, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(contents, contents)
+def test_any_table_that_is_set_reads_back(first, second):
+    editor = Editor(b"# c\n", HERE)
+    editor.set_table("source", first)
+    assert without_empty(content_of(editor.data)) == without_empty({"source": first})
+    before = editor.data
+    try:
+        editor.set_table("source", second)
+    except EditRefused:
+        assert editor.data == before
+    else:
+        assert without_empty(content_of(editor.data)) == without_empty({"source": second})
+
+
+@pytest.mark.parametrize("mapping", [{"a": None}, {"a": math.nan}, {"a": [object()]}, {"a": {"b": 2**70}}])
+def test_a_table_holds_only_values(mapping):
+    with pytest.raises(InvalidSetting):
+        Editor(b"", HERE).set_table("source", mapping)
+    with pytest.raises(InvalidSetting):
+        Editor(b"", HERE).set_table("model", {"variant": "x"})
+
+
+def test_what_is_saved_reads_back_or_is_not_saved(tmp_path):
+    path = tmp_path / "metalchat.toml"
+    with pytest.raises(SecretInManifest), edit(path) as editor:
+        editor.set("chat.note", "https://user:word@h/")
+    with pytest.raises(InvalidManifest), edit(path) as editor:
+        editor.set("model.variant", "gguf")
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("[prompt]\nsytem = 'a'\n")
+    with pytest.raises(MisspeltKey), edit(path) as editor:
+        editor.set("chat.a", 1)
+    with edit(path) as editor:
+        assert editor.unset("prompt.sytem")
+    assert path.read_text() == "[prompt]\n"
+
+
+def test_an_exception_in_the_block_saves_nothing(tmp_path):
+    path = tmp_path / "metalchat.toml"
+    with pytest.raises(ZeroDivisionError), edit(path) as editor:
+        editor.set("chat.a", 1 // 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_edit_without_a_change_does_not_touch_the_file(tmp_path):
+    path = tmp_path / "metalchat.toml"
+    with edit(path):
+        pass
+    assert not path.exists()
+    path.write_text("[chat]\na = 1\n")
+    before = path.stat()
+    with edit(path) as editor:
+        editor.set("chat.a", 1)
+        assert not editor.unset("chat.b")
+        assert editor.tables == {"chat": {"a": 1}}
+    assert path.stat().st_ino == before.st_ino
+
+
+def test_without_create_a_missing_file_is_an_error(tmp_path):
+    with pytest.raises(ManifestNotFound), edit(tmp_path / "metalchat.toml", create=False):
+        raise AssertionError
+    with pytest.raises(InvalidManifest):
+        Editor(b"a = ", HERE)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_known_key_can_be_set_at_both_ends_of_its_range(key):
+    known = KEYS[key]
+    values = known.choices or (("https://h/a",) if known.kind is str else (known.low, known.high))
+    for value in values:
+        editor = Editor(b"", HERE)
+        editor.set(key, value)
+        assert content_of(editor.data)

@@ -86,7 +86,13 @@ def test_a_compressed_list_is_understood(hub: FakeHub) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "body"),
-    [("gzip", None), ("br", None), ("gzip", b"\x1f\x8b\x08\x00"), ("gzip", gzip.compress(b"[]", mtime=0)[:-1]), ("gzip", b"")],
+    [
+        ("gzip", None),
+        ("br", None),
+        ("gzip", b"\x1f\x8b\x08\x00"),
+        ("gzip", gzip.compress(b"[]", mtime=0)[:-1]),
+        ("gzip", b""),
+    ],
 )
 def test_an_answer_whose_compression_is_damaged_is_an_error_of_the_network(
     hub: FakeHub, encoding: str, body: bytes | None

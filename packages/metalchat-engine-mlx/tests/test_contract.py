@@ -1,6 +1,5 @@
 """The engine keeps the contract, on real models of random weights."""
 
-
 import pytest
 from metalchat_engine import EngineSettings, ModelSource
 from metalchat_engine.testing import EngineContract

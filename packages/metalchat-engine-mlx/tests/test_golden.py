@@ -8,7 +8,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-
 from metalchat_engine import ModelSource
 from metalchat_engine_mlx.checkpoint import read_checkpoint
 from metalchat_engine_mlx.device import Blocks, DeviceBlocks
@@ -72,9 +71,7 @@ def test_the_blocks_of_a_cpu_compute_what_those_of_mlx_compute(bits: int, group_
     changes: dict[str, Any] = {"attention_bias": True, "mlp_bias": True}
     prompt = [place * 31 % 544 for place in range(20)]
     found = [
-        answer(
-            build(tmp_path / name, make(), bits=bits, group_size=group_size, **changes), prompt, count=8, chunk=8
-        )
+        answer(build(tmp_path / name, make(), bits=bits, group_size=group_size, **changes), prompt, count=8, chunk=8)
         for name, make in BLOCKS.items()
     ]
     for logits, tokens in found[1:]:

@@ -1,4 +1,4 @@
-"""What a CPU does with many tokens at once: NumPy, whose BLAS uses all cores and the widest registers."""
+"""What a CPU does with many tokens at once: NumPy, whose BLAS uses the widest registers, in several threads."""
 
 from typing import Any
 
@@ -6,33 +6,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from metalchat_engine_mlx.pool import Floats, Pool, Scratch
 
 _BLOCK = 2**19  # values that are unpacked at a time, so that they stay in the cache
-
-
-class Scratch:
-    """Memory that is used again and again: fresh memory costs more to touch than the arithmetic in it."""
-
-    def __init__(self) -> None:
-        self._floats = np.empty(0, np.float32)
-        self._bytes = np.empty(0, np.uint8)
-
-    @property
-    def nbytes(self) -> int:
-        return self._floats.nbytes + self._bytes.nbytes
-
-    def floats(self, *shape: int) -> Floats:
-        size = int(np.prod(shape))
-        if self._floats.size < size:
-            self._floats = np.empty(size, np.float32)
-        return self._floats[:size].reshape(shape)
-
-    def bytes(self, *shape: int) -> NDArray[np.uint8]:
-        size = int(np.prod(shape))
-        if self._bytes.size < size:
-            self._bytes = np.empty(size, np.uint8)
-        return self._bytes[:size].reshape(shape)
 
 
 def view(array: mx.array) -> NDArray[Any]:
@@ -60,7 +36,7 @@ def transpose(weight: mx.array, bits: int) -> mx.array:
 
 
 def multiply_packed(
-    x: Floats, weight: NDArray[np.uint32], scales: Floats, biases: Floats, bits: int, scratch: Scratch
+    x: Floats, weight: NDArray[np.uint32], scales: Floats, biases: Floats, bits: int, pool: Pool
 ) -> Floats:
     """x [tokens, columns] with the transposed weight [groups, group, rows * bits / 32]; scales [groups, 1, rows],
     biases [groups, rows]."""
@@ -68,44 +44,63 @@ def multiply_packed(
     groups, group, _ = weight.shape
     packed = weight.view(np.uint8)
     per_byte = 8 // bits
-    width = packed.shape[2]
     sums = x.reshape(tokens, groups, group).sum(axis=2)
-    y = sums @ biases
+    y = np.empty((tokens, packed.shape[2] * per_byte), np.float32)
     step = max(_BLOCK // columns // 64 * 64, 64)
-    for start in range(0, width, step):
-        stop = min(start + step, width)
-        block = packed[:, :, start:stop]
-        for part in range(per_byte):
-            rows = slice(start * per_byte + part, stop * per_byte, per_byte)
+
+    def work(first: int, last: int, scratch: Scratch) -> None:
+        for start in range(first, last, step):
+            stop = min(start + step, last)
+            block = packed[:, :, start:stop]
             floats = scratch.floats(groups, group, stop - start)
-            if bits == 8:
-                np.copyto(floats, block)
-            else:
-                small = scratch.bytes(groups, group, stop - start)
-                if part == 0:
-                    np.bitwise_and(block, 15, out=small)
+            for part in range(per_byte):
+                rows = slice(start * per_byte + part, stop * per_byte, per_byte)
+                if bits == 8:
+                    np.copyto(floats, block)
                 else:
-                    np.right_shift(block, 4, out=small)
-                np.copyto(floats, small)
-            floats *= scales[:, :, rows]
-            y[:, rows] += x @ floats.reshape(columns, -1)
+                    small = scratch.bytes(groups, group, stop - start)
+                    if part == 0:
+                        np.bitwise_and(block, 15, out=small)
+                    else:
+                        np.right_shift(block, 4, out=small)
+                    np.copyto(floats, small)
+                np.multiply(floats, scales[:, :, rows], out=floats)
+                y[:, rows] = x @ floats.reshape(columns, -1) + sums @ biases[:, rows]
+
+    pool.share(packed.shape[2], work, unit=64)
     return y
 
 
-def multiply_halves(x: Floats, weight: mx.array, scratch: Scratch) -> Floats:
+def multiply_wide(x: Floats, weight: Floats, pool: Pool) -> Floats:
+    """x [tokens, columns] with the transposed weight [columns, rows]."""
+    y = np.empty((x.shape[0], weight.shape[1]), np.float32)
+
+    def work(start: int, stop: int, _: Scratch) -> None:
+        y[:, start:stop] = x @ weight[:, start:stop]
+
+    pool.share(weight.shape[1], work, unit=64)
+    return y
+
+
+def multiply_halves(x: Floats, weight: mx.array, pool: Pool) -> Floats:
     """x [tokens, columns] with W^T, W [rows, columns] in float16 or bfloat16."""
     rows, columns = weight.shape
     y = np.empty((x.shape[0], rows), np.float32)
     step = max(_BLOCK // columns, 16)
     narrow = view(weight.view(mx.uint16))
-    for start in range(0, rows, step):
-        block = narrow[start : start + step]
-        floats = scratch.floats(*block.shape)
-        if weight.dtype == mx.bfloat16:
-            np.left_shift(block, 16, out=floats.view(np.uint32), dtype=np.uint32)
-        else:
-            np.copyto(floats, block.view(np.float16))
-        y[:, start : start + step] = x @ floats.T
+    is_bfloat16 = weight.dtype == mx.bfloat16
+
+    def work(first: int, last: int, scratch: Scratch) -> None:
+        for start in range(first, last, step):
+            block = narrow[start : min(start + step, last)]
+            floats = scratch.floats(*block.shape)
+            if is_bfloat16:
+                np.left_shift(block, 16, out=floats.view(np.uint32), dtype=np.uint32)
+            else:
+                np.copyto(floats, block.view(np.float16))
+            y[:, start : start + len(block)] = x @ floats.T
+
+    pool.share(rows, work, unit=16)
     return y
 
 
@@ -119,7 +114,7 @@ def swiglu(x: Floats) -> Floats:
     return result
 
 
-def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float, pool: Pool) -> mx.array:
     """Causal attention, the last token over all `length`: [1, heads, tokens, dim] with [1, kv heads, length, dim]."""
     mx.eval(queries, keys, values)
     q, k, v = np.asarray(queries)[0], np.asarray(keys)[0], np.asarray(values)[0]
@@ -128,13 +123,18 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float)
     shared = heads // kv_heads
     later = np.triu(np.full((tokens, tokens), -np.inf, np.float32), 1)
     result = np.empty((heads, tokens, dim), np.float32)
-    for head in range(kv_heads):
-        of_head = slice(head * shared, (head + 1) * shared)
-        scores = (q[of_head].reshape(-1, dim) * np.float32(scale)) @ k[head].T
-        scores = scores.reshape(shared, tokens, length)
-        scores[:, :, length - tokens :] += later
-        scores -= scores.max(axis=2, keepdims=True)
-        np.exp(scores, out=scores)
-        scores /= scores.sum(axis=2, keepdims=True)
-        result[of_head] = (scores.reshape(-1, length) @ v[head]).reshape(shared, tokens, dim)
+
+    def work(first: int, last: int, scratch: Scratch) -> None:
+        for head in range(first, last):
+            scores = scratch.floats(shared * tokens, length)
+            of_head = slice(head * shared, (head + 1) * shared)
+            np.matmul(q[of_head].reshape(-1, dim) * np.float32(scale), k[head].T, out=scores)
+            by_token = scores.reshape(shared, tokens, length)
+            by_token[:, :, length - tokens :] += later
+            scores -= scores.max(axis=1, keepdims=True)
+            np.exp(scores, out=scores)
+            scores /= scores.sum(axis=1, keepdims=True)
+            result[of_head] = (scores @ v[head]).reshape(shared, tokens, dim)
+
+    pool.share(kv_heads, work)
     return mx.array(result[None])

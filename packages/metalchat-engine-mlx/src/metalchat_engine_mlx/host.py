@@ -14,10 +14,13 @@ import mlx.core as mx
 from metalchat_engine_mlx import blas
 from metalchat_engine_mlx.device import FeedForward, Packed, Part, Rows, SideBySide
 from metalchat_engine_mlx.parameters import Matrix, join
+from metalchat_engine_mlx.pool import Floats, Pool
 
 # Handing work to another stream and waiting for it costs about as much as this many weights.
 SPLIT = 1_500_000
 MAX_STREAMS = 16
+# From this many keys on, the attention of one token is worth the wait for NumPy.
+LONG = 512
 
 
 def new_streams(count: int) -> list[mx.Stream]:
@@ -40,7 +43,7 @@ class HostBlocks:
         self._split = split
         self._streams = streams
         self._dtype = dtype
-        self._scratch = blas.Scratch()
+        self._pool = Pool(len(streams))
         self._units: dict[tuple[int, int], tuple[mx.array, mx.array]] = {}
 
     def linear(self, matrices: Sequence[Matrix]) -> Part:
@@ -77,18 +80,18 @@ class HostBlocks:
         return values.astype(mx.float32)
 
     def attention(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
-        if queries.shape[2] == 1:
+        if queries.shape[2] == 1 and keys.shape[2] < LONG:
             return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale)
-        return blas.attention(queries, keys, values, scale)
+        return blas.attention(queries, keys, values, scale, self._pool)
 
     def _map(self, matrix: Matrix, *, split: bool = False) -> Part:
         if matrix.packing and matrix.packing.bits in (4, 8) and matrix.rows % 32 == 0:
             streams = self._streams if split else self._streams[:1]
-            return Transposed(matrix, self._unit(matrix), streams, self._scratch)
+            return Transposed(matrix, self._unit(matrix), streams, self._pool)
         if matrix.packing:
             return Packed(self._plain(matrix))
         matrix = self._plain(matrix)
-        return Blocked(matrix, self._streams if split else self._streams[:1], self._scratch)
+        return Blocked(matrix, self._streams if split else self._streams[:1], self._pool)
 
     def _unit(self, matrix: Matrix) -> tuple[mx.array, mx.array]:
         """Scales of one and biases of zero, for rows of the transposed matrix; shared by all of one width."""
@@ -128,7 +131,7 @@ class Transposed:
     """
 
     def __init__(
-        self, matrix: Matrix, unit: tuple[mx.array, mx.array], streams: Sequence[mx.Stream], scratch: blas.Scratch
+        self, matrix: Matrix, unit: tuple[mx.array, mx.array], streams: Sequence[mx.Stream], pool: Pool
     ) -> None:
         packing, scales, biases = matrix.packing, matrix.scales, matrix.biases
         if packing is None or scales is None or biases is None:
@@ -150,7 +153,7 @@ class Transposed:
             held = (self.weight[start:stop], self.scales[start:stop], self.biases[start:stop])
             mx.eval(held, ones, zeros)
             self._parts.append((start, stop, stream, ones, zeros, *held))
-        self._scratch = scratch
+        self._pool = pool
 
     def __call__(self, x: mx.array) -> mx.array:
         count = x.shape[0]
@@ -172,10 +175,10 @@ class Transposed:
                 y = y + piece
         return y if self.bias is None else y + self.bias
 
-    def many(self, x: blas.Floats) -> blas.Floats:
+    def many(self, x: Floats) -> Floats:
         """The same for [tokens, columns] of at least two tokens, by BLAS."""
         y = blas.multiply_packed(
-            x, blas.view(self.weight), blas.view(self.scales), blas.view(self.biases), self.bits, self._scratch
+            x, blas.view(self.weight), blas.view(self.scales), blas.view(self.biases), self.bits, self._pool
         )
         return y if self.bias is None else y + blas.view(self.bias)
 
@@ -193,7 +196,7 @@ class Transposed:
 class Blocked:
     """x W^T + b for a plain W: float32 transposed, float16 and bfloat16 as stored."""
 
-    def __init__(self, matrix: Matrix, streams: Sequence[mx.Stream], scratch: blas.Scratch) -> None:
+    def __init__(self, matrix: Matrix, streams: Sequence[mx.Stream], pool: Pool) -> None:
         self._wide = matrix.weight.dtype == mx.float32
         self.weight = mx.contiguous(matrix.weight.T) if self._wide else mx.contiguous(matrix.weight)
         self.bias = matrix.bias
@@ -205,7 +208,7 @@ class Blocked:
             for start, stop, stream in zip(bounds[:-1], bounds[1:], streams, strict=False)
         ]
         mx.eval([part[3] for part in self._parts])
-        self._scratch = scratch
+        self._pool = pool
 
     def __call__(self, x: mx.array) -> mx.array:
         if x.shape[0] > 1:
@@ -225,11 +228,11 @@ class Blocked:
             y = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces[::-1], axis=1)
         return y if self.bias is None else y + self.bias
 
-    def many(self, x: blas.Floats) -> blas.Floats:
+    def many(self, x: Floats) -> Floats:
         if self._wide:
-            y = x @ blas.view(self.weight)
+            y = blas.multiply_wide(x, blas.view(self.weight), self._pool)
         else:
-            y = blas.multiply_halves(x, self.weight, self._scratch)
+            y = blas.multiply_halves(x, self.weight, self._pool)
         return y if self.bias is None else y + blas.view(self.bias)
 
     def arrays(self) -> list[mx.array]:

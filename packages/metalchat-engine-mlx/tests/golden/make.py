@@ -14,7 +14,6 @@ sys.path[:0] = [str(path) for path in HERE.parents[2].glob("metalchat-*/src")]
 
 import torch  # noqa: E402 - after the path is set
 import transformers  # noqa: E402
-
 from metalchat_engine_mlx.testing import tiny_config, tiny_weights  # noqa: E402
 
 VARIANTS = {

@@ -46,7 +46,9 @@ def tiny_weights(config: Mapping[str, Any], *, seed: int = 0) -> dict[str, NDArr
     return {name: _values(random, name, shape) for name, shape in _shapes(config)}
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, NDArray[Any]], *, dtypes: Mapping[str, str] | None = None) -> None:
+def write_safetensors(
+    path: Path, tensors: Mapping[str, NDArray[Any]], *, dtypes: Mapping[str, str] | None = None
+) -> None:
     """Write arrays; `dtypes` names the dtype of those that NumPy cannot name, such as BF16 held as uint16."""
     header: dict[str, Any] = {}
     position = 0

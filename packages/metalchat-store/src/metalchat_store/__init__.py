@@ -1,7 +1,8 @@
 """Models as bytes: pull, verify, keep and share."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from metalchat_store.digest import Digest
@@ -107,7 +108,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imports the module of a public name when the name is first used: importing the package costs nothing."""
     if name not in __all__:
         raise AttributeError(f"module 'metalchat_store' has no attribute '{name}'")

@@ -84,10 +84,12 @@ def open_regular(path: Path, *, flags: int = _READ) -> int:
 def read_file(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes; `OSError` EINVAL if it is longer."""
     descriptor = open_regular(path)
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        data = file.read(limit + 1) or b""
-        while len(data) <= limit and (more := file.read(limit + 1 - len(data))):
+    try:
+        data = os.read(descriptor, min(limit + 1, os.fstat(descriptor).st_size + 1))
+        while len(data) <= limit and (more := os.read(descriptor, min(BLOCK, limit + 1 - len(data)))):
             data += more
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise OSError(errno.EINVAL, "larger than allowed", str(path))
     return data
@@ -141,11 +143,16 @@ def write_file(path: Path, data: bytes, *, temporary: Path) -> None:
     """Give `path` the content `data`, all or nothing. `temporary` is a new name on the same file system."""
     descriptor = create(temporary)
     try:
-        write_at(descriptor, data, 0)
-        sync_file(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, path)  # noqa: PTH105 - the fault tests count calls of os
+        try:
+            write_at(descriptor, data, 0)
+            sync_file(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)  # noqa: PTH105 - the fault tests count calls of os
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     sync_folder(path.parent)
 
 

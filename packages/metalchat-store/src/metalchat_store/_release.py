@@ -9,12 +9,12 @@ from metalchat_store.snapshots import Snapshots
 
 
 def release(layout: Layout, digests: Iterable[Digest]) -> None:
-    """Delete those of `digests` that nothing refers to.
+    """Delete the blobs of those `digests` that nothing refers to.
 
     A pull in another process that counted on one of them notices when it publishes, and fetches it again.
     """
     candidates = set(digests)
-    for snapshot in Snapshots(layout).all():
+    for snapshot in Snapshots(layout).all() if candidates else ():
         candidates -= {file.digest for file in snapshot.files}
     for digest in candidates:
         Blobs(layout.blobs).delete(digest)

@@ -169,14 +169,15 @@ def _spec(*words: object) -> "ModelSpec | None":
         return None
 
 
-def _census(path: Path) -> tuple[int, int]:
+def _census(path: Path | str) -> tuple[int, int]:
     """Number and bytes of the regular files below an entry, its manifest left out."""
     count = size = 0
     with os.scandir(path) as found:
         for item in found:
-            if item.is_dir(follow_symlinks=False):
-                inner = _census(path / item.name)
+            if item.is_file(follow_symlinks=False):
+                if item.name != MANIFEST:
+                    count, size = count + 1, size + item.stat(follow_symlinks=False).st_size
+            elif item.is_dir(follow_symlinks=False):
+                inner = _census(item.path)
                 count, size = count + inner[0], size + inner[1]
-            elif item.name != MANIFEST and item.is_file(follow_symlinks=False):
-                count, size = count + 1, size + item.stat(follow_symlinks=False).st_size
     return count, size

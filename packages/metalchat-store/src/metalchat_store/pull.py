@@ -76,7 +76,7 @@ class Pull:
             listing = self._listing()
             entry = self._whole_entry(listing)
             if entry is not None:
-                self._tidy(listing)
+                self._tidy(listing, entry.id)
                 return Pulled(entry=entry, already=True, fetched_bytes=0)
             known = Known(self._snapshots.all())
             wanted = self._wanted(listing)
@@ -100,7 +100,7 @@ class Pull:
             except UntrustedData:
                 release(self._layout, (stored.digest for stored in gatherer.stored.values()))
                 raise
-            self._tidy(listing)
+            self._tidy(listing, pulled.entry.id)
             return pulled
 
     def _listing(self) -> Listing:
@@ -180,9 +180,6 @@ class Pull:
                 gatherer.forget_lost()
                 continue
             break
-        self._snapshots.delete(snapshot.id, keep=snapshot.commit)
-        if before is not None:
-            release(self._layout, (file.digest for file in before.files))
         adopted = gatherer.adopted()
         if adopted == "hard link":
             notices += ("the model shares its files with their source: a change there damages it",)
@@ -256,7 +253,9 @@ class Pull:
         self._snapshots.write(snapshot)
         publish(self._layout, spec, snapshot, before=before)
 
-    def _tidy(self, listing: Listing) -> None:
+    def _tidy(self, listing: Listing, id: str) -> None:
+        """Forget the commit that was replaced, and all that is of no more use among the unfinished files."""
+        self._snapshots.forget(self._snapshots.others(id, keep=listing.commit), self._blobs)
         _partials.tidy(self._layout, frozenset(key_of(listing, file) for file in listing.files))
 
     def _seen(self, path: str, done: int, total: int | None) -> None:

@@ -1,6 +1,8 @@
 """What a pull brought: every file of a repository at one commit with its size, digest and stamp."""
 
+import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from metalchat_store._files import read_file, write_file
 from metalchat_store._layout import Layout
-from metalchat_store.blobs import Stamp
+from metalchat_store.blobs import Blobs, Stamp
 from metalchat_store.digest import Digest, check_sha1
 from metalchat_store.errors import UntrustedData
 from metalchat_store.names import check_names, local_path
@@ -73,34 +75,39 @@ class Snapshots:
     def read(self, id: str, commit: str | None) -> Snapshot | None:
         """The snapshot of an entry; None if there is none that can be read. Without a commit, the only one."""
         if commit is not None:
-            with suppress(UntrustedData):
+            with suppress(UntrustedData, OSError):
                 return _parse(id, self._path(id, commit))
             return None
         found = [snapshot for snapshot in self.all() if snapshot.id == id]
         return found[0] if len(found) == 1 else None
 
     def all(self) -> Iterator[Snapshot]:
-        """Every snapshot that can be read."""
+        """Every snapshot that is whole. An `OSError` is raised: what is not known to be free must not be deleted."""
         for id, path in self._paths():
             snapshot = _parse(id, path)
             if snapshot is not None:
                 yield snapshot
 
-    def delete(self, id: str, *, keep: str | None = None) -> None:
-        """Forget the snapshots of an entry, but for that of the commit `keep`."""
+    def others(self, id: str, *, keep: str | None = None) -> frozenset[Path]:
+        """The files of the snapshots of an entry, but for that of the commit `keep`."""
         kept = None if keep is None else self._path(id, keep)
-        for owner, path in self._paths():
-            if owner == id and path != kept:
+        return frozenset(path for owner, path in self._paths() if owner == id and path != kept)
+
+    def orphans(self, ids: frozenset[str], *, before: float) -> frozenset[Path]:
+        """The files of snapshots last written `before` that time whose entries are not among `ids`."""
+        return frozenset(path for id, path in self._paths() if id not in ids and _written(path) < before)
+
+    def forget(self, paths: frozenset[Path], blobs: Blobs) -> None:
+        """Delete snapshots, and first the blobs that only they name, so that a kill leaves nothing nameless."""
+        if paths:
+            found = {path: _parse(id, path) for id, path in self._paths()}
+            named = {path: {file.digest for file in snapshot.files} for path, snapshot in found.items() if snapshot}
+            doomed = set().union(*(named.get(path, ()) for path in paths))
+            for digest in doomed.difference(*(digests for path, digests in named.items() if path not in paths)):
+                blobs.delete(digest)
+            for path in paths:
                 with suppress(FileNotFoundError):
                     path.unlink()
-
-    def sweep(self, ids: frozenset[str], *, before: float) -> None:
-        """Forget snapshots last written `before` that time whose entries are not among `ids`."""
-        for id, path in self._paths():
-            if id not in ids:
-                with suppress(FileNotFoundError):
-                    if path.lstat().st_mtime < before:
-                        path.unlink()
 
     def _path(self, id: str, commit: str) -> Path:
         return local_path(self._layout.snapshots, f"{id}@{commit}.json")
@@ -112,6 +119,13 @@ class Snapshots:
             return []
         split = ((name.partition("@")[0], name) for name in names if name.endswith(".json") and "@" in name)
         return [(id, self._layout.snapshots / name) for id, name in sorted(split)]
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _record(file: SnapshotFile) -> dict[str, object]:
@@ -127,12 +141,19 @@ def _record(file: SnapshotFile) -> dict[str, object]:
 
 
 def _parse(id: str, path: Path) -> Snapshot | None:
+    """None for a file that is missing or damaged; `OSError` for one that cannot be read now."""
     try:
-        record = json.loads(read_file(path, _LIMIT))
+        data = read_file(path, _LIMIT)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            return None
+        raise
+    try:
+        record = json.loads(data)
         files = tuple(_file(item) for item in record["files"])
         check_names(file.path for file in files)
         repository, commit, license = record["repository"], record["commit"], record.get("license")
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, UntrustedData):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError, UntrustedData):
         return None
     if record.get("version") != 1 or not isinstance(repository, str) or not isinstance(commit, str):
         return None

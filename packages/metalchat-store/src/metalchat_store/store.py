@@ -98,18 +98,16 @@ class Store:
     def remove(self, reference: str) -> Entry:
         """Delete a model, damaged or not, and the content that no other model uses."""
         from metalchat_store._files import remove
-        from metalchat_store._release import release
+        from metalchat_store.blobs import Blobs
         from metalchat_store.snapshots import Snapshots
 
         with disk_errors(self.home):
             entry = self.find(reference)
             self._layout.prepare()
             snapshots = Snapshots(self._layout)
-            digests = [file.digest for found in snapshots.all() if found.id == entry.id for file in found.files]
             gone = self._entries.take_away(entry.id)
-            snapshots.delete(entry.id)
-            snapshots.sweep(frozenset(self._entries.ids()), before=time.time() - _RECENT)
-            release(self._layout, digests)
+            orphans = snapshots.orphans(frozenset(self._entries.ids()), before=time.time() - _RECENT)
+            snapshots.forget(snapshots.others(entry.id) | orphans, Blobs(self._layout.blobs))
             remove(gone)
             return entry
 

@@ -1,0 +1,148 @@
+"""Runs pulls in which the k-th call of the operating system is the last one, or fails, for every k in a range.
+
+Usage: fault_sweep.py kill|errno first|update FOLDER START STEP. Prints one JSON line: counts and what went wrong.
+A program of its own, so that it can fork without threads and replace functions of `os`.
+"""
+
+import errno
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from metalchat_store import Store, StoreError
+from metalchat_store.testing.faults import FaultyOs, die, fail
+from metalchat_store.testing.memory import MemoryRemote, tiny_model
+
+REPOSITORY = "memory://host/org/m"
+ERRNOS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE, errno.EACCES)
+USER_LINE = "[inference.sampling]\ntemperature = 0.25 # mine\n"
+
+
+def make_remote(version: int) -> MemoryRemote:
+    files = tiny_model(seed=version, shards=2, size=60_000)
+    files["README.md"] = b"the same in both versions\n"
+    return MemoryRemote(files=files, chunk=8192, identities="git" if version == 2 else "sha256")
+
+
+def make_store(home: Path, remote: MemoryRemote) -> Store:
+    return Store(home, environ={}, remotes={"memory": lambda: remote}, sleep=lambda _seconds: None)
+
+
+def prepare(home: Path, scenario: str) -> None:
+    """The state before the pull: nothing, or an older version whose manifest the user has edited."""
+    if scenario == "update":
+        entry = make_store(home, make_remote(1)).pull(REPOSITORY).entry
+        manifest = entry.path / "metalchat.toml"
+        manifest.write_text(manifest.read_text() + "\n" + USER_LINE)
+        (entry.path / "system.md").write_text("Be brief.")
+
+
+def problems_now(home: Path, scenario: str) -> list[str]:
+    """What is wrong with the store right after the fault."""
+    store = make_store(home, make_remote(2))
+    found = []
+    entries = store.list()
+    if scenario == "update" and len(entries) != 1:
+        found.append(f"{len(entries)} entries instead of the old or the new one")
+    for entry in entries:
+        if entry.damaged is not None or not store.verify(entry.id).ok:
+            found.append(f"half a model: {entry.damaged}")
+        store.path(entry.id)
+    return found
+
+
+def problems_after(home: Path, scenario: str) -> tuple[list[str], int]:
+    """What is wrong after the next pull, and the bytes that it fetched."""
+    remote = make_remote(2)
+    store = make_store(home, remote)
+    pulled = store.pull(REPOSITORY)
+    found = []
+    if not store.verify(pulled.entry.id).ok or pulled.entry.damaged is not None:
+        found.append("the next pull is not whole")
+    if left := sorted(path.name for path in (home / "partial").iterdir()):
+        found.append(f"left in partial: {left}")
+    if any(len(list((home / name).iterdir())) != 1 for name in ("snapshots", "models")):
+        found.append("something is left in snapshots or models")
+    wanted = {file.digest for file in _snapshot(store, pulled.entry.id)}
+    blobs = [path for path in (home / "blobs").rglob("*") if path.is_file()]
+    if len(blobs) != len(wanted):
+        found.append(f"{len(blobs)} blobs for {len(wanted)} contents")
+    if scenario == "update":
+        manifest = (pulled.entry.path / "metalchat.toml").read_text()
+        if USER_LINE not in manifest or (pulled.entry.path / "system.md").read_text() != "Be brief.":
+            found.append("the user's edits are lost")
+    return found, pulled.fetched_bytes
+
+
+def _snapshot(store: Store, id: str):
+    from metalchat_store._layout import Layout
+    from metalchat_store.snapshots import Snapshots
+
+    return Snapshots(Layout(store.home)).read(id, None).files
+
+
+def run_killed(home: Path, k: int) -> int:
+    """A pull in a child process; its exit status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            FaultyOs(k, die)
+            make_store(home, make_remote(2)).pull(REPOSITORY)
+        except BaseException:  # noqa: BLE001 - the parent looks at the exit status
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run_failing(home: Path, k: int, code: int) -> tuple[bool, list[str]]:
+    """A pull in which one call fails: whether the fault was reached, and what was raised that must not be."""
+    system = FaultyOs(k, fail(code))
+    try:
+        make_store(home, make_remote(2)).pull(REPOSITORY)
+    except StoreError as error:
+        text = str(error)
+        found = [f"not one line: {text!r}"] if "\n" in text or not text else []
+        if error.exit_code not in (6, 7):
+            found.append(f"exit code {error.exit_code} for {text!r} in {system.acted}")
+    except BaseException as error:  # noqa: BLE001 - reported as what must not happen
+        found = [f"{type(error).__name__} in {system.acted}: {error}"]
+    else:
+        found = []
+    finally:
+        system.restore()
+    return bool(system.acted), found
+
+
+def main() -> None:
+    kind, scenario, folder, start, step = sys.argv[1:]
+    root = Path(folder)
+    os.fsync = lambda _descriptor: None  # a killed process loses nothing that was written; the disk is not tested
+    prepare(root / "prepared", scenario)
+    reached, wrong, fetched = 0, [], []
+    k, reaching = int(start), True
+    while reaching:
+        for code in (0,) if kind == "kill" else ERRNOS:
+            home = root / f"{k}-{code}"
+            if scenario == "update":
+                shutil.copytree(root / "prepared", home, symlinks=True)
+            if kind == "kill":
+                reaching, found = run_killed(home, k) == 9, []
+            else:
+                reaching, found = run_failing(home, k, code)
+            reached += reaching
+            try:
+                found += problems_now(home, scenario)
+                more, count = problems_after(home, scenario)
+                found += more
+                fetched.append(count)
+            except StoreError as error:
+                found.append(f"afterwards {type(error).__name__}: {error}")
+            wrong += [f"k={k} {errno.errorcode.get(code, '')}: {text}" for text in found]
+            shutil.rmtree(home)
+        k += int(step)
+    print(json.dumps({"reached": reached, "wrong": wrong, "fetched": fetched}))
+
+
+main()

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from metalchat_manifest import (
     KEYS,
@@ -381,6 +381,7 @@ contents = st.recursive(
 
 @settings(deadline=None)
 @given(contents, contents)
+@example({"a": []}, {"a": ""})
 def test_any_table_that_is_set_reads_back(first, second):
     editor = Editor(b"# c\n", HERE)
     editor.set_table("source", first)

@@ -76,6 +76,17 @@ def test_the_line_of_every_key_and_table():
     assert manifest.line("not a key") is None
 
 
+def test_a_quoted_name_with_a_dot_is_not_the_table_it_resembles():
+    manifest = parse('["inference.sampling"]\ntemperature = "hot"\n')
+    assert [each.key for each in manifest.unknown] == ['"inference.sampling"']
+
+
+def test_more_unknown_keys_than_anybody_writes_are_refused():
+    assert len(parse("".join(f"[x{index}]\n" for index in range(1000))).unknown) == 1000
+    with pytest.raises(InvalidManifest, match="more than 1000 keys that are not known"):
+        parse("".join(f"[x{index}]\n" for index in range(1001)))
+
+
 def test_unknown_tables_and_keys_are_reported_with_their_lines():
     manifest = parse("[infrence]\nk = 1\n\n[prompt]\nsystem = 'a'\ncolour = 1\n[options]\nrope_thetta = 1.0\nxyz = 2\n")
     assert [(each.key, each.line, each.nearest) for each in manifest.unknown] == [
@@ -228,6 +239,11 @@ def test_a_secret_in_the_manifest_is_refused_and_not_repeated(line):
         "Remove it and run 'metalchat credential add'"
     )
     assert caught.value.exit_code == 2
+
+
+def test_a_secret_before_a_part_that_is_too_deep_is_still_refused():
+    with pytest.raises(SecretInManifest):
+        parse("token = 'x'\na = " + "[" * 90 + "]" * 90 + "\n")
 
 
 def test_a_login_in_the_repository_is_refused_without_repeating_it():

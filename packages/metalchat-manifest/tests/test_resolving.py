@@ -251,6 +251,7 @@ def test_a_system_prompt_that_is_a_device_does_not_block(world):
     [
         ({"inference.sampling.temperature": -1.0}, "'inference.sampling.temperature' is -1.0, expected a number"),
         ({"inference.sampling.temprature": 1.0}, "did you mean 'inference.sampling.temperature'"),
+        ({"model.variant": "gguf"}, "'model.variant' is not a flag; 'metalchat checkout' selects a model"),
         ({"profile.a": 1.0}, "'profile.a' is not a known key"),
         ({"inference.max_sequence_length": 0}, "'inference.max_sequence_length' is 0, expected an integer from 1 to"),
     ],
@@ -367,6 +368,11 @@ def test_the_local_manifest_is_the_nearest_one(world):
     near = world.write("local", "")
     assert find_local(deep, home=world.user) == near
     assert find_local(world.project, home=world.user) == near
+
+
+def test_a_folder_of_that_name_is_no_manifest(world):
+    world.project.joinpath("metalchat.toml").mkdir()
+    assert find_local(world.project, home=world.user) is None
 
 
 def test_the_search_ends_with_the_home_directory(world, tmp_path):

@@ -3,8 +3,13 @@
 import re
 import tomllib
 from collections.abc import Iterable
+from typing import TypeAlias
 
-MAX_PARTS = 16
+Path: TypeAlias = tuple[str | int, ...]
+"""Where a value stands in a document; an integer counts the items of an array, from 0."""
+
+MAX_PARTS = 16  # of one key
+MAX_DEPTH = 64  # of arrays and tables within each other
 
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 _PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|'[^'\n]*'""")

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from metalchat_manifest import _scan
+from metalchat_manifest._keys import Path as KeyPath
 from metalchat_manifest._keys import join_key
 from metalchat_manifest._secrets import TooDeep, secret_path, token_offset
 from metalchat_manifest.errors import (
@@ -20,6 +20,9 @@ from metalchat_manifest.schema import CLOSED_TABLES, KEYS, OPEN_TABLES, misspell
 from metalchat_manifest.spec import ModelSpec
 from metalchat_manifest.values import Value, describe, is_value
 
+if TYPE_CHECKING:
+    from metalchat_manifest._scan import Document
+
 _MAX_UNKNOWN = 1000  # each costs a search for the key that was meant
 _MODEL_KEYS = ("repository", "architecture", "partitioning", "variant")
 
@@ -31,11 +34,16 @@ class Places:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._document: _scan.Document | None = None
+        self._document: Document | None = None
 
-    def line(self, path: _scan.Path) -> int | None:
-        if self._document is None:
-            self._document = _scan.scan(self._text)
+    def line(self, path: KeyPath) -> int | None:
+        """The line, from 1, where the key or table begins; None where the document does not have it."""
+        from metalchat_manifest._scan import ScanError, scan
+
+        try:
+            self._document = self._document or scan(self._text)
+        except ScanError:  # deeper than what is accepted; the document is being refused for something before that
+            return None
         return self._document.line_of(path)
 
 
@@ -48,12 +56,6 @@ class Reader:
         self.unknown: list[str] = []
         self._places = places
 
-    def line(self, path: _scan.Path) -> int | None:
-        try:
-            return self._places.line(path)
-        except _scan.ScanError:
-            return None
-
     def not_known(self, key: str) -> None:
         self.unknown.append(key)
         if len(self.unknown) > _MAX_UNKNOWN:
@@ -64,7 +66,7 @@ class Reader:
             path = secret_path(tables)
         except TooDeep as error:
             raise InvalidManifest("tables or arrays are nested too deeply", path=self.path) from error
-        line = self.line(path) if path else None
+        line = self._places.line(path) if path else None
         if path is None:
             offset = token_offset(text)
             if offset is None:
@@ -78,8 +80,9 @@ class Reader:
 
     def top(self, tables: dict[str, Any]) -> None:
         for name, content in tables.items():
-            if name not in CLOSED_TABLES and name not in OPEN_TABLES:
-                self.not_known(join_key((name,)))
+            key = join_key((name,))
+            if key not in CLOSED_TABLES and key not in OPEN_TABLES:
+                self.not_known(key)
             elif not isinstance(content, dict):
                 raise self.invalid((name,), f"is {describe(content)}, expected a table")
             elif name in CLOSED_TABLES:
@@ -136,7 +139,7 @@ class Reader:
         meant = misspelling(key)
         if meant is not None:
             message = f"'{key}' is not a known key; did you mean '{meant}'?"
-            raise MisspeltKey(message, path=self.path, line=self.line(path), key=key)
+            raise MisspeltKey(message, path=self.path, line=self._places.line(path), key=key)
 
     def model(self, tables: dict[str, Any]) -> ModelSpec | None:
         content = tables.get("model")
@@ -145,7 +148,7 @@ class Reader:
         for name in _MODEL_KEYS:
             if name not in content:
                 message = f"'model.{name}' is missing; 'metalchat checkout' writes the whole table"
-                raise InvalidValue(message, path=self.path, line=self.line(("model",)), key=f"model.{name}")
+                raise InvalidValue(message, path=self.path, line=self._places.line(("model",)), key=f"model.{name}")
         try:
             return ModelSpec(**{name: content[name] for name in _MODEL_KEYS})
         except InvalidRepository as error:
@@ -155,7 +158,7 @@ class Reader:
 
     def invalid(self, path: tuple[str, ...], problem: str) -> InvalidValue:
         key = join_key(path)
-        return InvalidValue(f"'{key}' {problem}", path=self.path, line=self.line(path), key=key)
+        return InvalidValue(f"'{key}' {problem}", path=self.path, line=self._places.line(path), key=key)
 
 
 def _leaves(path: tuple[str, ...], content: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], object]]:

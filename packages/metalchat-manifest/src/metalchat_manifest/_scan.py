@@ -3,13 +3,8 @@
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
-from metalchat_manifest._keys import KeySyntaxError, read_key, skip_space
-
-Path: TypeAlias = tuple[str | int, ...]  # an integer counts the items of an array, from 0
-
-MAX_DEPTH = 64
+from metalchat_manifest._keys import MAX_DEPTH, KeySyntaxError, Path, read_key, skip_space
 
 _BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*+)*+")
 _STRINGS = (

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from metalchat_manifest._scan import MAX_DEPTH, Path
+from metalchat_manifest._keys import MAX_DEPTH, Path
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 _LOGIN = re.compile(r"://([^/?#\s@]*)@")

@@ -5,7 +5,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from metalchat_manifest import _scan
 from metalchat_manifest._files import TooLarge, read_bounded
 from metalchat_manifest._keys import MAX_PARTS, join_key
 from metalchat_manifest.errors import InvalidManifest, InvalidValue, ManifestNotFound
@@ -55,9 +54,11 @@ def _refuse_long_keys(text: str, path: Path) -> None:
     """The standard parser takes cubic time in the number of a key's parts."""
     if not any(line.count(".") >= MAX_PARTS for line in text.split("\n")):
         return
+    from metalchat_manifest._scan import ScanError, scan
+
     try:
-        _scan.scan(text)
-    except _scan.ScanError as error:
+        scan(text)
+    except ScanError as error:
         start = text.rfind("\n", 0, error.position) + 1
         line, column = text.count("\n", 0, start) + 1, error.position - start + 1
         raise InvalidManifest(str(error), path=path, line=line, column=column) from error
@@ -75,10 +76,12 @@ def _place_of(message: str, text: str) -> tuple[str, int, int]:
 
 def _number_too_long(text: str, path: Path) -> InvalidManifest:
     """For the ValueError with which Python refuses to convert thousands of digits."""
+    from metalchat_manifest._scan import ScanError, scan
+
     digits = _LONG_NUMBER.search(text)
     try:
-        document = _scan.scan(text)
-    except _scan.ScanError:
+        document = scan(text)
+    except ScanError:
         return InvalidManifest("a number is too large", path=path)
     for entry in document.entries.values():
         if digits and entry.value_start <= digits.start() < entry.value_end:

@@ -197,7 +197,9 @@ def _same(left: object, right: object) -> bool:
     """Equal in type and value; NaN is the same as NaN, and a tuple the same as a list."""
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(_same(value, right[name]) for name, value in left.items())
-    if isinstance(left, Sequence) and isinstance(right, Sequence) and not isinstance(left, str):
+    if isinstance(left, str) or isinstance(right, str):
+        return left == right
+    if isinstance(left, Sequence) and isinstance(right, Sequence):
         return len(left) == len(right) and all(map(_same, left, right))
     return type(left) is type(right) and (left == right or (left != left and right != right))
 

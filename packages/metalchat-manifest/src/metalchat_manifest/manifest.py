@@ -6,7 +6,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from metalchat_manifest import _scan
 from metalchat_manifest._keys import KeySyntaxError, split_key
 from metalchat_manifest._nearest import nearest
 from metalchat_manifest._reader import Places, Reader
@@ -83,7 +82,7 @@ class Manifest:
         """The line, from 1, of a dotted key or table; None where the file does not have it."""
         try:
             return self._places.line(split_key(key))
-        except (KeySyntaxError, _scan.ScanError):
+        except KeySyntaxError:
             return None
 
     def section(self, table: str) -> Mapping[str, Value]:
@@ -96,4 +95,4 @@ def _nearest_key(key: str) -> str | None:
     table, _, name = key.rpartition(".")
     if table == "options":
         return nearest(name, KNOWN_OPTIONS)
-    return None if table else nearest(name, [*OPEN_TABLES, *CLOSED_TABLES])
+    return None if table else nearest(name, sorted(OPEN_TABLES | CLOSED_TABLES))

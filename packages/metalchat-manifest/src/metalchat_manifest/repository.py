@@ -2,7 +2,7 @@
 
 import re
 
-from metalchat_manifest._text import is_printable
+from metalchat_manifest._text import is_printable, quoted
 from metalchat_manifest.errors import InvalidRepository, InvalidSpec
 
 MAX_REPOSITORY_CHARACTERS = 4096
@@ -54,7 +54,7 @@ def check_word(name: str, word: str) -> None:
     """Raises InvalidSpec unless `word` is letters, digits and `._+-`, starts with a letter or digit, up to 128."""
     if not _COMPONENT.fullmatch(word):
         raise InvalidSpec(
-            f"the {name} of a model is a word of letters, digits and '._+-'; this one is not: '{word[:40]}'", key=name
+            f"the {name} of a model is a word of letters, digits and '._+-'; this one is not: {quoted(word)}", key=name
         )
 
 

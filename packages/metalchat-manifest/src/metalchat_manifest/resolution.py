@@ -8,7 +8,7 @@ from types import MappingProxyType
 from metalchat_manifest._files import TooLarge, read_bounded
 from metalchat_manifest._toml import FILE_NAME
 from metalchat_manifest.environment import read_environment, variable
-from metalchat_manifest.errors import InvalidPrompt, ManifestNotFound, ManifestUnreadable
+from metalchat_manifest.errors import InvalidPrompt, InvalidSetting, ManifestNotFound, ManifestUnreadable
 from metalchat_manifest.manifest import Manifest
 from metalchat_manifest.model_files import ModelFile, read_config, read_generation_config
 from metalchat_manifest.schema import check_setting
@@ -167,6 +167,8 @@ def resolve(
     """
     for key, value in flags.items():
         check_setting(key, value)
+        if key.startswith("model."):
+            raise InvalidSetting(f"'{key}' is not a flag; 'metalchat checkout' selects a model", key=key)
     environment = read_environment(environ)
     user = Path(environ["HOME"]) if environ.get("HOME") else home.parent
     manifests: dict[Scope, Manifest] = {}

@@ -1,6 +1,7 @@
 """Where settings come from, and where their files are."""
 
 import os
+import stat
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -61,7 +62,7 @@ def find_local(directory: Path, *, home: Path) -> Path | None:
     last = _identity(home)
     for folder in (start, *start.parents):
         candidate = folder / FILE_NAME
-        if _is_file(candidate, any_owner=folder == start):
+        if _counts(candidate, any_owner=folder == start):
             return candidate
         if (folder / ".git").exists() or (last is not None and _identity(folder) == last):
             return None
@@ -76,9 +77,9 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return state.st_dev, state.st_ino
 
 
-def _is_file(path: Path, *, any_owner: bool) -> bool:
+def _counts(path: Path, *, any_owner: bool) -> bool:
     try:
-        owner = path.stat().st_uid
+        state = path.stat()
     except (OSError, ValueError):
         return False
-    return any_owner or owner in {os.getuid(), 0}
+    return stat.S_ISREG(state.st_mode) and (any_owner or state.st_uid in {os.getuid(), 0})

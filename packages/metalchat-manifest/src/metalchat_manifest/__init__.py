@@ -1,8 +1,8 @@
 """What is selected and configured, in which scope, and why."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing costs more than all else here
 if TYPE_CHECKING:
     from metalchat_manifest.editor import Content, Editor, edit
     from metalchat_manifest.environment import read_environment, variable
@@ -99,7 +99,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imports the module of a public name when the name is first used: importing the package costs nothing."""
     if name not in __all__:
         raise AttributeError(f"module 'metalchat_manifest' has no attribute '{name}'")

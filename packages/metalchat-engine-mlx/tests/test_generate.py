@@ -210,9 +210,10 @@ def test_tokens_are_counted_without_running_them(model: Model) -> None:
 
 
 def test_a_token_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
-    with load(write_tiny_model(tmp_path / "tiny", vocab_size=320)) as model:
-        with pytest.raises(InvalidModel, match="the tokenizer gives the token .*, 'vocab_size' is 320"):
-            model.generate(GenerationRequest(messages=(Message.user("how are you"),)))
+    path = write_tiny_model(tmp_path / "tiny", vocab_size=320)
+    with load(path) as model, pytest.raises(InvalidModel, match="the tokenizer gives the token") as caught:
+        model.generate(GenerationRequest(messages=(Message.user("how are you"),)))
+    assert str(caught.value).endswith("'vocab_size' is 320")
 
 
 def test_a_conversation_that_the_template_refuses_is_the_callers_fault(tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_a_conversation_that_the_template_refuses_is_the_callers_fault(tmp_path:
 def test_a_damaged_tokenizer_is_refused_at_load(tmp_path: Path) -> None:
     path = write_tiny_model(tmp_path / "tiny")
     (path / "tokenizer.json").write_bytes(b"{}")
-    with pytest.raises(InvalidModel, match="'tokenizer.json' could not be used"):
+    with pytest.raises(InvalidModel, match=r"'tokenizer\.json' could not be used"):
         load(path)
     (path / "tokenizer.json").unlink()
     assert str(MlxEngine().inspect(ModelSource(path=path, name="x")).reason) == "'x' has no tokenizer.json"

@@ -17,12 +17,17 @@ def view(array: mx.array) -> NDArray[Any]:
     return np.asarray(array)
 
 
+def array(values: Any) -> mx.array:
+    """A copy of a NumPy array. MLX's own types do not say that it takes one."""
+    return mx.array(values)
+
+
 def transpose(weight: mx.array, bits: int) -> mx.array:
     """Packed [rows, columns] to packed [columns, rows]: uint32 [columns, rows * bits / 32]. 4 or 8 bits."""
     packed = view(weight).view(np.uint8)
     rows = packed.shape[0]
     if bits == 8:
-        return mx.array(np.ascontiguousarray(packed.T).view(np.uint32))
+        return array(np.ascontiguousarray(packed.T).view(np.uint32))
     columns = packed.shape[1] * 2
     result = np.empty((columns, rows // 2), np.uint8)
     step = 128  # rows; what is turned stays in the cache
@@ -32,7 +37,7 @@ def transpose(weight: mx.array, bits: int) -> mx.array:
         # Byte [n, k] holds columns 2 k (low half) and 2 k + 1 of row n; wanted are rows 2 n and 2 n + 1 of column k.
         result[0::2, into] = ((even & 15) | (odd << 4)).T
         result[1::2, into] = ((even >> 4) | (odd & 240)).T
-    return mx.array(result.view(np.uint32))
+    return array(result.view(np.uint32))
 
 
 def multiply_packed(
@@ -137,4 +142,4 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float,
             result[of_head] = (scores @ v[head]).reshape(shared, tokens, dim)
 
     pool.share(kv_heads, work)
-    return mx.array(result[None])
+    return array(result[None])

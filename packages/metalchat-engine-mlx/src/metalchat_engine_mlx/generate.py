@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import mlx.core as mx
 from metalchat_engine import (
@@ -24,19 +24,8 @@ from metalchat_engine_mlx.cache import KVCache
 from metalchat_engine_mlx.models.llama import Llama
 from metalchat_engine_mlx.sampling import Sampler
 
-
-class Text(Protocol):
-    """Turns the tokens of one answer into text, always whole characters."""
-
-    def push(self, token: int) -> str: ...
-
-    def flush(self) -> str: ...
-
-
-class Vocabulary(Protocol):
-    """Turns any tokens into text."""
-
-    def decode(self, ids: Sequence[int]) -> str: ...
+if TYPE_CHECKING:
+    from metalchat_prompt import Detokenizer, Tokenizer
 
 
 @dataclass(slots=True)
@@ -72,8 +61,8 @@ class Answer:
         plan: Plan,
         cache: KVCache,
         sampler: Sampler,
-        text: Text,
-        vocabulary: Vocabulary,
+        text: "Detokenizer",
+        vocabulary: "Tokenizer",
         turn: "Turn",
     ) -> None:
         self._model, self._plan, self.cache, self._sampler = model, plan, cache, sampler
@@ -95,11 +84,11 @@ class Answer:
         start = cached
         while total - start > plan.chunk:
             with self._turn():
-                self._model.prefill(mx.array(plan.tokens[start : start + plan.chunk]), self.cache, regime)
+                self._model.prefill(mx.array(list(plan.tokens[start : start + plan.chunk])), self.cache, regime)
             start += plan.chunk
             yield PromptProgress(processed=start, total=total)
         with self._turn():
-            draw = self._draw(self._model(mx.array(plan.tokens[start:]), self.cache, regime))
+            draw = self._draw(self._model(mx.array(list(plan.tokens[start:])), self.cache, regime))
             draw.token.item()
         first = time.perf_counter()
         yield PromptProgress(processed=total, total=total)
@@ -109,7 +98,7 @@ class Answer:
         while count < plan.limit:
             with self._turn():
                 following = self._following(draw) if count + 1 < plan.limit else None
-                token = int(draw.token.item())
+                token = _integer(draw.token)
                 self._known.append(token)
             if token in plan.stop_ids:
                 reason = "stop"
@@ -168,19 +157,20 @@ class Answer:
         if draw.chosen is None or draw.best is None or draw.best_logprobs is None:
             raise TypeError("the token was drawn without logprobs")
         with self._turn():
-            chosen = float(draw.chosen.item())
-            ids, logprobs = draw.best.tolist(), draw.best_logprobs.tolist()
+            chosen = numbers(draw.chosen.reshape(1))[0]
+            ids, logprobs = numbers(draw.best), numbers(draw.best_logprobs)
         pairs = sorted(zip(logprobs, ids, strict=True), key=lambda pair: (-pair[0], pair[1]))
         return SampledToken(
             chosen=self._token(token, chosen),
-            alternatives=tuple(self._token(index, logprob) for logprob, index in pairs),
+            alternatives=tuple(self._token(int(index), logprob) for logprob, index in pairs),
         )
 
     def _token(self, token: int, logprob: float) -> TokenLogprob:
         return TokenLogprob(token=token, text=self._vocabulary.decode([token]), logprob=logprob)
 
     def _delta(self, text: str) -> TextDelta:
-        sampled, self._sampled = tuple(self._sampled), []
+        sampled = tuple(self._sampled)
+        self._sampled.clear()
         return TextDelta(text=text, sampled=sampled)
 
 
@@ -188,3 +178,18 @@ class Turn(Protocol):
     """Gives the model to this thread for one step. Raises ModelClosed once it is closed."""
 
     def __call__(self) -> AbstractContextManager[None]: ...
+
+
+def _integer(scalar: mx.array) -> int:
+    value = scalar.item()
+    if not isinstance(value, int):
+        raise TypeError("a token is a whole number")
+    return value
+
+
+def numbers(vector: mx.array) -> list[float]:
+    """The values of a vector."""
+    values = vector.tolist()
+    if not isinstance(values, list):
+        raise TypeError("a vector is a list of numbers")
+    return [float(value) for value in values if isinstance(value, int | float)]

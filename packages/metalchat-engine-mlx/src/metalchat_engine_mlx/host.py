@@ -8,6 +8,7 @@ that inner loop has no chain of dependent additions. A matrix product of many ro
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -69,12 +70,13 @@ class HostBlocks:
         return SplitFeedForward(shards, bias, self._streams)
 
     def embedding(self, matrix: Matrix, *, tied: bool) -> tuple[Part, Part | None]:
-        if tied:
-            head = self.linear([matrix])
-            if isinstance(head, Transposed):
-                return Columns(head), head
-            return Widened(Rows(self._plain(matrix))), head
-        return Widened(Rows(self._plain(matrix))), None
+        if not tied:
+            return Widened(Rows(self._plain(matrix))), None
+        head = self.linear([matrix])
+        if isinstance(head, Transposed | Blocked):
+            return Embedding(head), head
+        plain = self._plain(matrix)
+        return Rows(plain), Packed(plain)
 
     def vector(self, values: mx.array) -> mx.array:
         return values.astype(mx.float32)
@@ -121,6 +123,20 @@ class HostBlocks:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Share:
+    """What one stream does of a transposed matrix: the groups from `start` to `stop`. All arrays are views."""
+
+    start: int
+    stop: int
+    stream: mx.Stream
+    ones: mx.array
+    zeros: mx.array
+    weight: mx.array
+    scales: mx.array
+    biases: mx.array
+
+
 class Transposed:
     """x W^T + b for W packed in 4 or 8 bits.
 
@@ -147,18 +163,26 @@ class Transposed:
         mx.eval(self.arrays())
         ways = min(len(streams), groups)
         bounds = [groups * way // ways for way in range(ways + 1)]
-        self._parts = []
+        self._parts: list[_Share] = []
         for start, stop, stream in zip(bounds[:-1], bounds[1:], streams, strict=False):
-            ones, zeros = (mx.broadcast_to(array, (stop - start, *array.shape[1:])) for array in unit)
-            held = (self.weight[start:stop], self.scales[start:stop], self.biases[start:stop])
-            mx.eval(held, ones, zeros)
-            self._parts.append((start, stop, stream, ones, zeros, *held))
+            share = _Share(
+                start=start,
+                stop=stop,
+                stream=stream,
+                ones=mx.broadcast_to(unit[0], (stop - start, *unit[0].shape[1:])),
+                zeros=mx.broadcast_to(unit[1], (stop - start, *unit[1].shape[1:])),
+                weight=self.weight[start:stop],
+                scales=self.scales[start:stop],
+                biases=self.biases[start:stop],
+            )
+            mx.eval(share.ones, share.zeros, share.weight, share.scales, share.biases)
+            self._parts.append(share)
         self._pool = pool
 
     def __call__(self, x: mx.array) -> mx.array:
         count = x.shape[0]
         if count > 1:
-            return mx.array(self.many(blas.view(x)))
+            return blas.array(self.many(blas.view(x)))
         grouped = x.reshape(-1, 1, self.group)
         sums = mx.sum(grouped, axis=2).reshape(1, -1)
         if len(self._parts) == 1:
@@ -167,9 +191,8 @@ class Transposed:
             # The other streams first, so that they start while this one is still given its own work.
             pieces = []
             for part in reversed(self._parts):
-                start, stop, stream = part[:3]
-                with mx.stream(stream):
-                    pieces.append(self._part(grouped[start:stop], sums[:, start:stop], part))
+                with mx.stream(part.stream):
+                    pieces.append(self._part(grouped[part.start : part.stop], sums[:, part.start : part.stop], part))
             y = pieces[0]
             for piece in pieces[1:]:
                 y = y + piece
@@ -182,15 +205,23 @@ class Transposed:
         )
         return y if self.bias is None else y + blas.view(self.bias)
 
+    def embed(self, x: mx.array) -> mx.array:
+        """The rows of W that the ids x [tokens] name: [tokens, columns]."""
+        per_word = 32 // self.bits
+        words = mx.take(self.weight, x // per_word, axis=2)
+        shift = (x % per_word * self.bits).astype(mx.uint32)
+        numbers = mx.bitwise_and(mx.right_shift(words, shift), 2**self.bits - 1).astype(mx.float32)
+        rows = numbers * mx.take(self.scales, x, axis=2) + mx.take(self.biases, x, axis=1)[:, None, :]
+        return mx.contiguous(rows.reshape(-1, x.shape[0]).T)
+
     def arrays(self) -> list[mx.array]:
         return [self.weight, self.scales, self.biases, *([] if self.bias is None else [self.bias])]
 
-    def _part(self, grouped: mx.array, sums: mx.array, part: tuple) -> mx.array:
-        _, _, _, ones, zeros, weight, scales, biases = part
+    def _part(self, grouped: mx.array, sums: mx.array, part: "_Share") -> mx.array:
         products = mx.quantized_matmul(
-            grouped, weight, ones, zeros, transpose=False, group_size=self._across, bits=self.bits
+            grouped, part.weight, part.ones, part.zeros, transpose=False, group_size=self._across, bits=self.bits
         )
-        return mx.addmm(mx.sum(products * scales, axis=0), sums, biases)
+        return mx.addmm(mx.sum(products * part.scales, axis=0), sums, part.biases)
 
 
 class Blocked:
@@ -212,7 +243,7 @@ class Blocked:
 
     def __call__(self, x: mx.array) -> mx.array:
         if x.shape[0] > 1:
-            return mx.array(self.many(blas.view(x)))
+            return blas.array(self.many(blas.view(x)))
         pieces = []
         for start, stop, stream, weight in reversed(self._parts):
             with mx.stream(stream):
@@ -234,6 +265,12 @@ class Blocked:
         else:
             y = blas.multiply_halves(x, self.weight, self._pool)
         return y if self.bias is None else y + blas.view(self.bias)
+
+    def embed(self, x: mx.array) -> mx.array:
+        """The rows of W that the ids x [tokens] name: [tokens, columns]."""
+        if self._wide:
+            return mx.contiguous(mx.take(self.weight, x, axis=1).T)
+        return self.weight[x].astype(mx.float32)
 
     def arrays(self) -> list[mx.array]:
         return [self.weight, *([] if self.bias is None else [self.bias])]
@@ -262,21 +299,14 @@ class SplitFeedForward:
         return bias + [array for pair in self._shards for part in pair for array in part.arrays()]
 
 
-class Columns:
-    """An embedding that reads the columns of the transposed output layer."""
+class Embedding:
+    """An embedding that reads the weights of the output layer; it has none of its own."""
 
-    def __init__(self, head: Transposed) -> None:
+    def __init__(self, head: Transposed | Blocked) -> None:
         self._head = head
 
     def __call__(self, x: mx.array) -> mx.array:
-        head = self._head
-        per_word = 32 // head.bits
-        words = mx.take(head.weight, x // per_word, axis=2)
-        shift = (x % per_word * head.bits).astype(mx.uint32)
-        numbers = mx.bitwise_and(mx.right_shift(words, shift), 2**head.bits - 1).astype(mx.float32)
-        biases = mx.take(head.biases, x, axis=1)[:, None, :]
-        columns = numbers * mx.take(head.scales, x, axis=2) + biases
-        return mx.contiguous(columns.reshape(-1, x.shape[0]).T)
+        return self._head.embed(x)
 
     def arrays(self) -> list[mx.array]:
         return []
@@ -297,6 +327,6 @@ class Widened:
 
 def _swiglu(x: mx.array) -> mx.array:
     if x.shape[0] > 1:
-        return mx.array(blas.swiglu(blas.view(x)))
+        return blas.array(blas.swiglu(blas.view(x)))
     gate, up = mx.split(x, 2, axis=-1)
     return gate * mx.sigmoid(gate) * up

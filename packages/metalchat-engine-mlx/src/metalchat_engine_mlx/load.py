@@ -10,6 +10,7 @@ from metalchat_engine import EngineSettings, InvalidModel, OutOfMemory, Unsuppor
 from metalchat_engine_mlx.checkpoint import Checkpoint
 from metalchat_engine_mlx.config import LlamaConfig
 from metalchat_engine_mlx.device import Blocks, DeviceBlocks
+from metalchat_engine_mlx.generate import numbers
 from metalchat_engine_mlx.host import HostBlocks, default_threads, new_streams
 from metalchat_engine_mlx.model import MlxModel
 from metalchat_engine_mlx.models.llama import Llama
@@ -91,7 +92,7 @@ def _read(checkpoint: Checkpoint, *, on_cpu: bool) -> tuple[LlamaConfig, Paramet
 
         arrays = load_weights(checkpoint.gguf.path, checkpoint.gguf, dtype=mx.float32 if on_cpu else None)
         if checkpoint.factors:
-            factors = tuple(float(value) for value in arrays.pop("rope_freqs").tolist())
+            factors = tuple(numbers(arrays.pop("rope_freqs")))
             config = dataclasses.replace(config, rope=dataclasses.replace(config.rope, factors=(factors,)))
     return config, Parameters(arrays, checkpoint.packings)
 

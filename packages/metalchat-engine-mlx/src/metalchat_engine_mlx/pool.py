@@ -111,8 +111,8 @@ def _thread_calls() -> tuple[Callable[[], int] | None, Callable[[int], None] | N
                 get = getattr(library, f"{prefix}_get_num_threads{suffix}", None)
                 change = getattr(library, f"{prefix}_set_num_threads{suffix}", None)
                 if get is not None and change is not None:
-                    get.restype, get.argtypes = ctypes.c_int, []
-                    change.restype, change.argtypes = None, [ctypes.c_int]
+                    get.restype, get.argtypes = ctypes.c_int, ()
+                    change.restype, change.argtypes = None, (ctypes.c_int,)
                     return get, change
     return None, None
 

@@ -106,14 +106,10 @@ def read_rope(fields: "Fields", *, head_dim: int, positions: int) -> Rope:
     """
     from metalchat_engine_mlx.config import Fields, shown
 
-    table: Any = None
-    name = "rope_scaling"
-    for name in ("rope_parameters", "rope_scaling"):
-        table = fields.document.get(name)
-        if table is not None:
-            break
+    name = "rope_scaling" if fields.document.get("rope_parameters") is None else "rope_parameters"
+    table: Any = fields.document.get(name)
     if table is None:
-        table = {}
+        table = dict[str, Any]()
     if not isinstance(table, dict):
         fields.refuse(name, table, "an object")
     inner = Fields({f"{name}.{key}": value for key, value in table.items()}, fields.what)

@@ -99,7 +99,7 @@ def write_tiny_model(
     files = [f"model-{place + 1:05}-of-{shards:05}.safetensors" for place in range(shards)]
     if shards == 1:
         files = ["model.safetensors"]
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for place, file in enumerate(files):
         held = names[place * len(names) // shards : (place + 1) * len(names) // shards]
         weight_map |= dict.fromkeys(held, file)
@@ -157,13 +157,15 @@ def _values(random: np.random.RandomState, name: str, shape: tuple[int, ...]) ->
 def _quantised(weights: Mapping[str, NDArray[Any]], bits: int, group_size: int) -> dict[str, NDArray[Any]]:
     import mlx.core as mx
 
+    from metalchat_engine_mlx import blas
+
     result: dict[str, NDArray[Any]] = {}
     for name, values in weights.items():
         if values.ndim == 1:
             result[name] = values
             continue
         module = name.removesuffix(".weight")
-        packed, scales, biases = mx.quantize(mx.array(values), group_size=group_size, bits=bits)
+        packed, scales, biases = mx.quantize(blas.array(values), group_size=group_size, bits=bits)
         for part, array in (("weight", packed), ("scales", scales), ("biases", biases)):
             result[f"{module}.{part}"] = np.array(array)
     return result

@@ -1,0 +1,77 @@
+"""The README is right, and what should be light is light."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import metalchat_engine_mlx
+import pytest
+from metalchat_engine import EngineError, EngineSettings, Inspection, ModelSource
+from metalchat_engine_mlx import MlxEngine
+from metalchat_engine_mlx.testing import write_tiny_model
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_readme_runs(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_model(tmp_path / "SmolLM2-135M-Instruct")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "loadable=True" in out
+    assert len(out.splitlines()[-1]) > 0
+
+
+def test_neither_the_import_nor_an_inspection_imports_mlx(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "tiny")
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from metalchat_engine import ModelSource; from metalchat_engine_mlx import MlxEngine\n"
+        "assert MlxEngine().inspect(ModelSource(path=Path(sys.argv[1]))).loadable\n"
+        "print(sorted({'mlx', 'numpy', 'tokenizers', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "tiny")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_inspection_tells_sizes(tmp_path: Path) -> None:
+    engine = MlxEngine()
+    plain = engine.inspect(ModelSource(path=write_tiny_model(tmp_path / "plain")))
+    assert (plain.parameters, plain.dtype, plain.quantization) == (108864, "float32", None)
+    assert plain.weights_bytes == 108864 * 4
+    assert plain.cache_bytes_per_token == 2 * 2 * 2 * 16 * 4
+    packed = engine.inspect(ModelSource(path=write_tiny_model(tmp_path / "packed", bits=4)))
+    assert (packed.parameters, packed.quantization) == (108864, "4-bit, group 32")
+    for path, inspection in (("plain", plain), ("packed", packed)):
+        with engine.load(ModelSource(path=tmp_path / path), EngineSettings()) as model:
+            # Beside the weights there is nothing but a few constants.
+            assert inspection.weights_bytes is not None
+            assert inspection.weights_bytes <= model.info.memory_bytes < inspection.weights_bytes * 1.02
+
+
+def test_a_directory_without_a_model_says_so(tmp_path: Path) -> None:
+    engine = MlxEngine()
+
+    def inspected(path: Path) -> Inspection:
+        return engine.inspect(ModelSource(path=path, name="x"))
+
+    assert inspected(tmp_path).reason == "'x' has neither a config.json nor a GGUF file"
+    (tmp_path / "a.gguf").write_bytes(b"")
+    (tmp_path / "b.gguf").write_bytes(b"")
+    assert inspected(tmp_path).reason == "'x' has 2 GGUF files; name the one to load"
+    assert "is not a valid GGUF file" in str(inspected(tmp_path / "a.gguf").reason)
+    with pytest.raises(EngineError):
+        engine.load(ModelSource(path=tmp_path), EngineSettings())
+
+
+def test_public_names_are_there() -> None:
+    assert all(getattr(metalchat_engine_mlx, name) is not None for name in metalchat_engine_mlx.__all__)
+    with pytest.raises(AttributeError):
+        metalchat_engine_mlx.absent  # noqa: B018 - the look-up is the test

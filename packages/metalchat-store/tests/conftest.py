@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from metalchat_store import Plan, Store
 from metalchat_store.testing import MemoryRemote
 

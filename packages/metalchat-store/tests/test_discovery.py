@@ -5,7 +5,7 @@ from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
-from metalchat_store import IncompatibleRemote, RemoteConflict, RemoteNotFound, load_remote, remotes
+from metalchat_store import IncompatibleRemote, RemoteConflict, RemoteNotFound, installed_remotes, load_remote
 from metalchat_store.remotes.file import FileRemote
 
 Register = Callable[..., None]
@@ -29,7 +29,7 @@ FILE = "metalchat_store.remotes.file:FileRemote"
 
 
 def test_the_builtin_remotes_are_registered_like_any_other() -> None:
-    assert {point.scheme for point in remotes() if point.builtin} >= {"https", "http", "file", "pypi"}
+    assert {point.scheme for point in installed_remotes() if point.builtin} >= {"https", "http", "file", "pypi"}
 
 
 def test_a_scheme_selects_its_remote() -> None:

@@ -181,7 +181,8 @@ def test_what_another_program_put_there_is_taken_over(make_store: Make) -> None:
     folder = store.home / "models" / id
     folder.mkdir()
     (folder / "metalchat.toml").write_text(
-        f'[model]\nrepository = "{URL}"\narchitecture = "llama3"\npartitioning = "consolidated"\nvariant = "huggingface"\n'
+        f'[model]\nrepository = "{URL}"\narchitecture = "llama3"\n'
+        'partitioning = "consolidated"\nvariant = "huggingface"\n'
     )
     (folder / "model.safetensors").write_bytes(b"half")
     assert store.path(id) == folder

@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from metalchat_store.digest import Digest
-    from metalchat_store.discovery import RemotePoint, load_remote, remotes
+    from metalchat_store.discovery import RemotePoint, installed_remotes, load_remote
     from metalchat_store.errors import (
         AccessDenied,
         AmbiguousModel,
@@ -81,14 +81,14 @@ __all__ = [
     "Verification",
     "check_name",
     "check_names",
+    "installed_remotes",
     "load_remote",
     "local_path",
-    "remotes",
 ]
 
 _MODULES = {
     "digest": ("Digest",),
-    "discovery": ("RemotePoint", "load_remote", "remotes"),
+    "discovery": ("RemotePoint", "installed_remotes", "load_remote"),
     "names": ("check_name", "check_names", "local_path"),
     "remote": (
         "Adopts",

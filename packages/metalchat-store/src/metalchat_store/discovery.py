@@ -28,7 +28,7 @@ class RemotePoint:
         return re.sub(r"[-_.]+", "-", self.distribution).lower().startswith("metalchat-")
 
 
-def remotes() -> tuple[RemotePoint, ...]:
+def installed_remotes() -> tuple[RemotePoint, ...]:
     """Every registered remote, by scheme. Imports none of them."""
     from importlib.metadata import entry_points
 
@@ -52,7 +52,7 @@ def load_remote(scheme: str, environ: Mapping[str, str]) -> "Remote":
     """
     scheme = scheme.lower()
     allowed = environ.get("METALCHAT_PLUGINS")
-    known = remotes()
+    known = installed_remotes()
     points = [point for point in known if point.scheme == scheme]
     if allowed is not None and scheme not in {name.strip().lower() for name in allowed.split(",")}:
         if points and not any(point.builtin for point in points):

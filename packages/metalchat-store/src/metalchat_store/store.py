@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from metalchat_store._files import disk_errors
 from metalchat_store._layout import Layout
-from metalchat_store.entries import Entries
+from metalchat_store.entries import MANIFEST, Entries
 from metalchat_store.types import Entry, Plan, Progress, Pulled, Verification
 
 if TYPE_CHECKING:
@@ -125,7 +125,10 @@ class Store:
                 return Verification(entry=entry, files=(FileCheck(path="", ok=False, reason=reason),))
             outcome = examine(entry, snapshot, everything=True, seen=_ignore if progress is None else progress.file)
             record(self._layout, snapshot, outcome)
-            return Verification(entry=entry, files=outcome.checks)
+            checks = outcome.checks
+            if entry.spec is None:
+                checks += (FileCheck(path=MANIFEST, ok=False, reason=entry.damaged or ""),)
+            return Verification(entry=entry, files=checks)
 
     def path(self, reference: str) -> Path:
         """The folder that an engine opens, checked: what changed size, time or inode is hashed again.

@@ -262,3 +262,39 @@ def test_a_thousand_models_are_listed_in_far_less_than_100_ms(store: Store, entr
     assert len(entries) == 1001
     assert all(found.damaged is None for found in entries)
     assert min(times) < 0.1
+
+
+def test_a_model_whose_record_is_gone_is_not_opened(store: Store, entry: Entry) -> None:
+    (store.home / "snapshots" / f"{entry.id}@{entry.commit}.json").unlink()
+    with pytest.raises(Corrupted):
+        store.path(entry.id)
+    assert not store.verify(entry.id).ok
+    assert store.pull(BASE + "org/m").fetched_bytes == 0
+    assert store.path(entry.id) == entry.path
+
+
+def test_an_entry_that_cannot_be_read_is_listed(store: Store, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("metalchat_store.entries._census", scandir)
+    assert store.list()[0].damaged == "it cannot be read: permission denied"
+    assert store.remove(entry.id).id == entry.id
+
+
+def test_a_removed_model_does_not_come_back(store: Store, entry: Entry) -> None:
+    """A replacement that was killed before its last step leaves the older form of the entry behind."""
+    import shutil
+
+    old = store.home / "partial" / f"{entry.id}~{2**22 + 1}-00000000.old"
+    shutil.copytree(entry.path, old)
+    assert store.list() == (entry,)
+    store.remove(entry.id)
+    assert store.list() == ()
+    assert not old.exists()
+
+
+def test_an_entry_that_was_stepping_aside_comes_back(store: Store, entry: Entry) -> None:
+    entry.path.rename(store.home / "partial" / f"{entry.id}~{2**22 + 1}-00000000.old")
+    assert store.list() == (entry,)
+    assert store.path(entry.id) == entry.path

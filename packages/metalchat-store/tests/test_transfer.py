@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from metalchat_store import IncompatibleRemote, IntegrityError, NetworkError, Store
+from metalchat_store import DiskError, IncompatibleRemote, IntegrityError, NetworkError, Store
 from metalchat_store.testing import MemoryRemote
 from metalchat_store.testing.memory import Fault, git_blob_id, tiny_model
 
@@ -277,3 +277,39 @@ def test_a_commit_that_moves_keeps_what_is_the_same(make_store: Make, home: Path
     remote = MemoryRemote(files=FILES | {"config.json": b'{"model_type": "llama"}'}, commit="c2")
     assert make_store(remote).pull(URL).entry.commit == "c2"
     assert (NAME, 131072) in remote.reads
+
+
+def test_a_full_disk_is_not_taken_for_a_network_error(make_store: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+    import os
+    from contextlib import contextmanager
+
+    class Greedy(MemoryRemote):
+        @contextmanager
+        def read(self, *args, **options):
+            try:
+                with super().read(*args, **options) as body:
+                    yield body
+            except OSError as error:
+                raise NetworkError("wrong", transient=True) from error
+
+    def pwrite(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(DiskError, match="input/output error"):
+        make_store(Greedy(files=FILES)).pull(URL)
+
+
+def test_a_remote_that_fails_on_leaving_is_translated(make_store: Make) -> None:
+    from contextlib import contextmanager
+
+    class Leaving(MemoryRemote):
+        @contextmanager
+        def read(self, *args, **options):
+            with super().read(*args, **options) as body:
+                yield body
+            raise RuntimeError("late")
+
+    with pytest.raises(IncompatibleRemote, match="failed: RuntimeError: late"):
+        make_store(Leaving(files=FILES)).pull(URL)

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 
 from metalchat_store._backoff import Backoff
 from metalchat_store._files import hash_file, write_at
 from metalchat_store._partials import Partial
 from metalchat_store.digest import Digest
 from metalchat_store.errors import IncompatibleRemote, IntegrityError, NetworkError, StoreError
-from metalchat_store.remote import Listing, Remote, RemoteContext, RemoteFile
+from metalchat_store.remote import Body, Listing, Remote, RemoteContext, RemoteFile
 
 
 class Damaged(Exception):
@@ -108,17 +108,8 @@ class Download:
 
     def _stream(self, backoff: Backoff) -> None:
         asked = self._offset
-        with ExitStack() as stack:
+        with self._body(asked) as body:
             with remote_errors(self._listing.repository):
-                body = stack.enter_context(
-                    self._remote.read(
-                        self._listing,
-                        self._file,
-                        offset=asked,
-                        context=self._context,
-                        validator=self.partial.validator if asked else None,
-                    )
-                )
                 chunks = iter(body)
             if body.offset == 0 and asked > 0:
                 self._restart()
@@ -133,6 +124,27 @@ class Download:
                     return
                 self._accept(chunk)
                 backoff.progressed(len(chunk))
+
+    @contextmanager
+    def _body(self, offset: int) -> Iterator[Body]:
+        """What the remote answers; errors of its leaving never hide those of writing."""
+        with remote_errors(self._listing.repository):
+            manager = self._remote.read(
+                self._listing,
+                self._file,
+                offset=offset,
+                context=self._context,
+                validator=self.partial.validator if offset else None,
+            )
+            body = manager.__enter__()
+        try:
+            yield body
+        except BaseException as error:
+            with suppress(Exception):
+                manager.__exit__(type(error), error, error.__traceback__)
+            raise
+        with remote_errors(self._listing.repository):
+            manager.__exit__(None, None, None)
 
     def _accept(self, chunk: bytes) -> None:
         end = self._offset + len(chunk)

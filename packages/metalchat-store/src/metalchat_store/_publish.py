@@ -11,7 +11,7 @@ from metalchat_store._adopt import adopt
 from metalchat_store._files import create, make_folder, read_file, remove, sync_file, sync_folder, write_at
 from metalchat_store._layout import Layout
 from metalchat_store.blobs import Blobs
-from metalchat_store.entries import MANIFEST, MANIFEST_LIMIT, OLD, OURS, manifest_text
+from metalchat_store.entries import MANIFEST, MANIFEST_LIMIT, OLD, OURS, Entries, manifest_text
 from metalchat_store.errors import Corrupted
 from metalchat_store.names import local_path
 from metalchat_store.snapshots import Snapshot, SnapshotFile
@@ -121,6 +121,4 @@ def _show(layout: Layout, building: Path, target: Path) -> None:
         with suppress(FileNotFoundError):
             os.rename(target, layout.temporary(target.name, OLD))  # noqa: PTH104 - the same
     sync_folder(layout.models)
-    for item in os.listdir(layout.partial):  # noqa: PTH208 - names alone
-        if item.startswith(f"{target.name}~") and item.endswith(f".{OLD}"):
-            remove(layout.partial / item)
+    Entries(layout).forget_replaced(target.name)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metalchat_store._files import read_file, sync_folder
+from metalchat_store._files import read_file, remove, sync_folder
 from metalchat_store._layout import Layout
 from metalchat_store.names import local_path
 from metalchat_store.snapshots import Snapshot, Snapshots
@@ -53,8 +53,22 @@ class Entries:
                 yield self.read(id)
 
     def read(self, id: str) -> Entry:
-        """An entry as it looks from outside: names and sizes are compared, nothing is hashed."""
+        """An entry as it looks from outside: names and sizes are compared, nothing is hashed.
+
+        Raises `FileNotFoundError` if there is none.
+        """
         path = self._layout.models / id
+        try:
+            return self._read(id, path)
+        except FileNotFoundError:
+            if not os.path.lexists(path):
+                raise
+            return Entry(id=id, spec=None, path=path, damaged="it is being changed")
+        except OSError as error:
+            reason = (error.strerror or type(error).__name__).lower()
+            return Entry(id=id, spec=None, path=path, damaged=f"it cannot be read: {reason}")
+
+    def _read(self, id: str, path: Path) -> Entry:
         if not stat.S_ISDIR(path.lstat().st_mode):
             return Entry(id=id, spec=None, path=path, damaged="it is not a folder")
         try:
@@ -85,8 +99,15 @@ class Entries:
                         with suppress(OSError):
                             os.rename(item.path, target)  # noqa: PTH104 - the fault tests count calls of os
 
+    def forget_replaced(self, id: str) -> None:
+        """Delete older forms of an entry that is there, so that none of them can come back."""
+        for name in os.listdir(self._layout.partial):  # noqa: PTH208 - names alone
+            if name.startswith(f"{id}~") and name.endswith(f".{OLD}"):
+                remove(self._layout.partial / name)
+
     def take_away(self, id: str) -> Path:
         """Remove an entry from sight in one step; the folder is left in `partial`, at the path that is returned."""
+        self.forget_replaced(id)
         target = self._layout.temporary(id, "gone")
         os.rename(self._layout.models / id, target)  # noqa: PTH104 - the fault tests count calls of os
         sync_folder(self._layout.models)

@@ -122,7 +122,7 @@ class Store:
             snapshot = Snapshots(self._layout).read(entry.id, entry.commit)
             if snapshot is None:
                 reason = f"{entry.damaged or 'no record of its files'}; pull it again"
-                return Verification(entry=entry, files=(FileCheck(path="", ok=False, reason=reason),))
+                return Verification(entry=entry, files=(FileCheck(path=MANIFEST, ok=False, reason=reason),))
             outcome = examine(entry, snapshot, everything=True, seen=_ignore if progress is None else progress.file)
             record(self._layout, snapshot, outcome)
             checks = outcome.checks
@@ -145,7 +145,7 @@ class Store:
                 raise corrupted(entry)
             snapshot = Snapshots(self._layout).read(entry.id, entry.commit)
             if snapshot is None:
-                if entry.damaged is not None:
+                if entry.damaged is not None or entry.commit is not None:
                     raise corrupted(entry)
                 return entry.path
             outcome = examine(entry, snapshot, everything=False)

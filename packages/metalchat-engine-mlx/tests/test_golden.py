@@ -11,16 +11,17 @@ import pytest
 from metalchat_engine import ModelSource
 from metalchat_engine_mlx.checkpoint import read_checkpoint
 from metalchat_engine_mlx.device import Blocks, DeviceBlocks
-from metalchat_engine_mlx.host import HostBlocks, new_streams
+from metalchat_engine_mlx.host import HostBlocks
 from metalchat_engine_mlx.models.llama import Llama
 from metalchat_engine_mlx.parameters import Parameters
+from metalchat_engine_mlx.streams import borrow
 from metalchat_engine_mlx.testing import write_tiny_model
 
 GOLDEN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / "golden.json").read_text())
 BLOCKS: dict[str, Callable[[], Blocks]] = {
     "device": DeviceBlocks,
-    "host": lambda: HostBlocks(new_streams(1)),
-    "two streams": lambda: HostBlocks(new_streams(2), split=1),
+    "host": lambda: HostBlocks(borrow(mx.Device(mx.cpu, 0), 1)),
+    "two streams": lambda: HostBlocks(borrow(mx.Device(mx.cpu, 0), 2), split=1),
 }
 
 

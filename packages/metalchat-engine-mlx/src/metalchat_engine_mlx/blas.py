@@ -1,5 +1,6 @@
 """What a CPU does with many tokens at once: NumPy, whose BLAS uses the widest registers, in several threads."""
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -76,6 +77,20 @@ def multiply_packed(
     return y
 
 
+def multiply_rows(x: Floats, rows: Callable[[mx.array], Floats], count: int, pool: Pool) -> Floats:
+    """x [tokens, columns] with W^T; `rows` unpacks the rows of W that it is given the numbers of."""
+    y = np.empty((x.shape[0], count), np.float32)
+    step = max(_BLOCK // x.shape[1], 64)
+    for first in range(0, count, step):
+        block = rows(mx.arange(first, min(first + step, count)))
+
+        def work(start: int, stop: int, _: Scratch, block: Floats = block, first: int = first) -> None:
+            y[:, first + start : first + stop] = x @ block[start:stop].T
+
+        pool.share(len(block), work, unit=16)
+    return y
+
+
 def multiply_wide(x: Floats, weight: Floats, pool: Pool) -> Floats:
     """x [tokens, columns] with the transposed weight [columns, rows]."""
     y = np.empty((x.shape[0], weight.shape[1]), np.float32)
@@ -109,10 +124,9 @@ def multiply_halves(x: Floats, weight: mx.array, pool: Pool) -> Floats:
     return y
 
 
-def swiglu(x: Floats) -> Floats:
-    """silu(a) * b of [tokens, a and b side by side]."""
-    gate, up = np.split(x, 2, axis=1)
-    result = np.exp(-np.maximum(gate, -80.0))
+def gated(gate: Floats, up: Floats) -> Floats:
+    """silu(gate) * up."""
+    result = np.exp(-np.maximum(gate, -80.0))  # beyond, exp is infinite, and silu is nought either way
     result += 1
     np.divide(gate, result, out=result)
     result *= up

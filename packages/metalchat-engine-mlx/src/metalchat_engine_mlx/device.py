@@ -9,14 +9,17 @@ from metalchat_engine_mlx.parameters import Matrix, join
 from metalchat_engine_mlx.quantization import Packing
 
 _T = TypeVar("_T")
-Map = Callable[[mx.array], mx.array]
+Gated = Callable[[mx.array, mx.array], mx.array]
 
 
 class Blocks(Protocol):
     """Makes the parts of a model; `[tokens, features]` in, `[tokens, features]` out.
 
-    `arrays` lists what a part keeps, so that it can be evaluated and counted.
+    `scratch_bytes` is memory that is kept besides the weights, outside of MLX.
     """
+
+    @property
+    def scratch_bytes(self) -> int: ...
 
     def linear(self, matrices: Sequence[Matrix]) -> "Part":
         """One linear map, the outputs of all matrices side by side."""
@@ -40,6 +43,8 @@ class Blocks(Protocol):
 
 
 class Part(Protocol):
+    """A map of tokens. `arrays` lists what it keeps, so that it can be evaluated and counted."""
+
     def __call__(self, x: mx.array) -> mx.array: ...
 
     def arrays(self) -> list[mx.array]: ...
@@ -50,7 +55,12 @@ class DeviceBlocks:
 
     def __init__(self, dtype: mx.Dtype | None = None) -> None:
         self._dtype = dtype
-        self._swiglu = mx.compile(_swiglu, shapeless=True) if mx.default_device().type == mx.gpu else _swiglu
+        # On a CPU, compiling would start a C++ compiler.
+        self._gated = mx.compile(gated, shapeless=True) if mx.default_device().type == mx.gpu else gated
+
+    @property
+    def scratch_bytes(self) -> int:
+        return 0
 
     def linear(self, matrices: Sequence[Matrix]) -> Part:
         joined = join(matrices)
@@ -59,7 +69,7 @@ class DeviceBlocks:
         return Packed(self._cast(joined)) if joined.packing else Dense(self._cast(joined))
 
     def feed_forward(self, gate: Matrix, up: Matrix, down: Matrix) -> Part:
-        return FeedForward(self.linear([gate, up]), self.linear([down]), self._swiglu)
+        return FeedForward(self.linear([gate, up]), self.linear([down]), self._gated)
 
     def embedding(self, matrix: Matrix, *, tied: bool) -> tuple[Part, Part | None]:
         matrix = self._cast(matrix)
@@ -163,18 +173,19 @@ class SideBySide:
 class FeedForward:
     """The SwiGLU block; `gate_up` gives both halves at once."""
 
-    def __init__(self, gate_up: Part, down: Part, swiglu: Map) -> None:
-        self._gate_up, self._down, self._swiglu = gate_up, down, swiglu
+    def __init__(self, gate_up: Part, down: Part, gated: Gated) -> None:
+        self._gate_up, self._down, self._gated = gate_up, down, gated
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self._down(self._swiglu(self._gate_up(x)))
+        gate, up = mx.split(self._gate_up(x), 2, axis=-1)
+        return self._down(self._gated(gate, up))
 
     def arrays(self) -> list[mx.array]:
         return [*self._gate_up.arrays(), *self._down.arrays()]
 
 
-def _swiglu(x: mx.array) -> mx.array:
-    gate, up = mx.split(x, 2, axis=-1)
+def gated(gate: mx.array, up: mx.array) -> mx.array:
+    """silu(gate) * up."""
     return gate * mx.sigmoid(gate) * up
 
 

@@ -4,7 +4,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from importlib import metadata
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from metalchat_engine import (
@@ -62,7 +61,7 @@ class MlxEngine:
         if have is not None and need > have:
             raise OutOfMemory(f"'{checkpoint.name}' needs {need} bytes of memory, this machine has {have}")
         # The tokenizer is read by Rust code while the weights are.
-        prompt = _Future(lambda: read_prompt(checkpoint))
+        prompt = _Future(lambda: _warm(read_prompt(checkpoint)))
         try:
             from metalchat_engine_mlx.load import load_model
 
@@ -105,6 +104,11 @@ def read_prompt(checkpoint: Checkpoint) -> "Prompt":
         raise InvalidModel(f"'{checkpoint.name}': {error}") from error
 
 
+def _warm(prompt: "Prompt") -> "Prompt":
+    prompt.warm()
+    return prompt
+
+
 class _Future(Generic[_T]):
     """A call that runs in a thread of its own."""
 
@@ -136,6 +140,8 @@ def _expects_cpu() -> bool:
     """Whether MLX will have no GPU, told without importing it."""
     if sys.platform == "darwin":
         return False
+    from importlib import metadata
+
     for distribution in ("mlx-cuda-12", "mlx-cuda-13"):
         try:
             metadata.version(distribution)

@@ -129,7 +129,7 @@ class Answer:
             timings=Timings(
                 prefill_seconds=first - plan.started,
                 decode_seconds=time.perf_counter() - first,
-                peak_memory=mx.get_peak_memory(),
+                peak_memory=mx.get_peak_memory() + self._model.scratch_bytes,
             ),
             stop=self._stop.found if self._stop.found in plan.stop else None,
         )

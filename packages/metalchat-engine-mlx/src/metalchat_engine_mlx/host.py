@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from metalchat_engine_mlx import blas
-from metalchat_engine_mlx.device import FeedForward, Packed, Part, Rows, SideBySide
+from metalchat_engine_mlx.device import FeedForward, Packed, Part, Rows, SideBySide, gated
 from metalchat_engine_mlx.parameters import Matrix, join
 from metalchat_engine_mlx.pool import Floats, Pool
 
@@ -22,11 +22,6 @@ SPLIT = 1_500_000
 MAX_STREAMS = 16
 # From this many keys on, the attention of one token is worth the wait for NumPy.
 LONG = 512
-
-
-def new_streams(count: int) -> list[mx.Stream]:
-    """One stream a core; usable from any thread, one thread at a time."""
-    return [mx.new_thread_unsafe_stream(mx.cpu) for _ in range(count)]
 
 
 def default_threads() -> int:
@@ -47,6 +42,10 @@ class HostBlocks:
         self._pool = Pool(len(streams))
         self._units: dict[tuple[int, int], tuple[mx.array, mx.array]] = {}
 
+    @property
+    def scratch_bytes(self) -> int:
+        return self._pool.nbytes
+
     def linear(self, matrices: Sequence[Matrix]) -> Part:
         joined = join(matrices)
         if joined is None:
@@ -59,12 +58,12 @@ class HostBlocks:
         # Halves of a packed matrix begin where a group does, and their rows can be packed again.
         unit = max([32, *(m.packing.group_size for m in (gate, up, down) if m.packing)])
         if ways == 1 or cut % unit or inner % ways or inner * gate.columns * 3 < self._split:
-            return FeedForward(self.linear([gate, up]), self.linear([down]), _swiglu)
+            return FeedForward(self.linear([gate, up]), self.linear([down]), _gated)
         shards = []
         for start in range(0, inner, cut):
             gate_up = join([gate.select_rows(start, start + cut), up.select_rows(start, start + cut)])
             if gate_up is None:
-                return FeedForward(self.linear([gate, up]), self.linear([down]), _swiglu)
+                return FeedForward(self.linear([gate, up]), self.linear([down]), _gated)
             shards.append((self._map(gate_up), self._map(down.select_columns(start, start + cut))))
         bias = None if down.bias is None else self.vector(down.bias)
         return SplitFeedForward(shards, bias, self._streams)
@@ -76,7 +75,7 @@ class HostBlocks:
         if isinstance(head, Transposed | Blocked):
             return Embedding(head), head
         plain = self._plain(matrix)
-        return Rows(plain), Packed(plain)
+        return Rows(plain), Packed(plain)  # of a prompt, only the last token gets to the output layer
 
     def vector(self, values: mx.array) -> mx.array:
         return values.astype(mx.float32)
@@ -91,7 +90,7 @@ class HostBlocks:
             streams = self._streams if split else self._streams[:1]
             return Transposed(matrix, self._unit(matrix), streams, self._pool)
         if matrix.packing:
-            return Packed(self._plain(matrix))
+            return Unpacked(self._plain(matrix), self._pool)
         matrix = self._plain(matrix)
         return Blocked(matrix, self._streams if split else self._streams[:1], self._pool)
 
@@ -276,6 +275,23 @@ class Blocked:
         return [self.weight, *([] if self.bias is None else [self.bias])]
 
 
+class Unpacked:
+    """x W^T + b for W packed in a way that cannot be transposed: one token as `Packed` does, many by BLAS."""
+
+    def __init__(self, matrix: Matrix, pool: Pool) -> None:
+        self._packed, self._rows, self._pool = Packed(matrix), Rows(matrix), pool
+        self._matrix = matrix
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if x.shape[0] == 1:
+            return self._packed(x)
+        y = blas.multiply_rows(blas.view(x), lambda rows: blas.view(self._rows(rows)), self._matrix.rows, self._pool)
+        return blas.array(y if self._matrix.bias is None else y + blas.view(self._matrix.bias))
+
+    def arrays(self) -> list[mx.array]:
+        return self._matrix.arrays()
+
+
 class SplitFeedForward:
     """The SwiGLU block with its inner features dealt out to the streams, which meet once, in the sum at the end."""
 
@@ -288,7 +304,8 @@ class SplitFeedForward:
         pieces = []
         for (gate_up, down), stream in reversed(list(zip(self._shards, self._streams, strict=True))):
             with mx.stream(stream):
-                pieces.append(down(_swiglu(gate_up(x))))
+                gate, up = mx.split(gate_up(x), 2, axis=-1)
+                pieces.append(down(_gated(gate, up)))
         y = pieces[0]
         for piece in pieces[1:]:
             y = y + piece
@@ -325,8 +342,7 @@ class Widened:
         return self._part.arrays()
 
 
-def _swiglu(x: mx.array) -> mx.array:
-    if x.shape[0] > 1:
-        return blas.array(blas.swiglu(blas.view(x)))
-    gate, up = mx.split(x, 2, axis=-1)
-    return gate * mx.sigmoid(gate) * up
+def _gated(gate: mx.array, up: mx.array) -> mx.array:
+    if gate.shape[0] > 1:
+        return blas.array(blas.gated(blas.view(gate), blas.view(up)))
+    return gated(gate, up)

@@ -1,7 +1,7 @@
 """From checked headers to a model in memory."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -11,11 +11,12 @@ from metalchat_engine_mlx.checkpoint import Checkpoint
 from metalchat_engine_mlx.config import LlamaConfig
 from metalchat_engine_mlx.device import Blocks, DeviceBlocks
 from metalchat_engine_mlx.generate import numbers
-from metalchat_engine_mlx.host import HostBlocks, default_threads, new_streams
+from metalchat_engine_mlx.host import HostBlocks, default_threads
 from metalchat_engine_mlx.model import MlxModel
 from metalchat_engine_mlx.models.llama import Llama
 from metalchat_engine_mlx.parameters import Parameters
 from metalchat_engine_mlx.settings import MlxSettings, capabilities
+from metalchat_engine_mlx.streams import borrow, give_back
 
 if TYPE_CHECKING:
     from metalchat_prompt import Prompt
@@ -31,32 +32,27 @@ def load_model(
     """Raises InvalidModel, OutOfMemory, and UnsupportedRequest for a device that is not there."""
     device = _device(own)
     on_cpu = device == mx.cpu
-    streams = new_streams(own.threads or default_threads()) if on_cpu else [mx.new_thread_unsafe_stream(device)]
-    dtype = None if own.dtype is None else _DTYPES[own.dtype]
+    streams = borrow(device, (own.threads or default_threads()) if on_cpu else 1)
     if on_cpu:
         # Freed memory that MLX keeps for itself is memory that others lack; small pieces are all a CPU needs.
         mx.set_cache_limit(_HOST_CACHE)
     try:
         with mx.stream(streams[0]):
-            blocks: Blocks = HostBlocks(streams, dtype) if on_cpu else DeviceBlocks(dtype)
-            config, parameters = _read(checkpoint, on_cpu=on_cpu)
-            llama = Llama(config, parameters, blocks)
-    except MemoryError as error:
-        raise OutOfMemory(f"'{checkpoint.name}' does not fit in memory") from error
-    except (OSError, RuntimeError, ValueError) as error:
-        if "allocate" in str(error):
-            raise OutOfMemory(f"'{checkpoint.name}' does not fit in memory") from error
-        raise InvalidModel(f"'{checkpoint.name}' could not be loaded: {_line(error)}") from error
+            llama = _build(checkpoint, _blocks(checkpoint, own, streams, on_cpu=on_cpu))
+        found = prompt()
+    except BaseException:
+        give_back(streams)
+        raise
     mx.clear_cache()
     mx.reset_peak_memory()
-    found = prompt()
+    longest = checkpoint.config.context_length
     return MlxModel(
         llama,
         found,
         name=checkpoint.name,
         defaults=checkpoint.defaults,
-        stream=streams[0],
-        context_length=min(settings.context_length or config.context_length, config.context_length),
+        streams=streams,
+        context_length=min(settings.context_length or longest, longest),
         chunk=settings.prefill_chunk or (_HOST_CHUNK if on_cpu else _DEVICE_CHUNK),
         conversations=own.conversations,
         dtype=own.dtype or checkpoint.dtype,
@@ -74,7 +70,26 @@ def _device(own: MlxSettings) -> mx.Device:
     return mx.Device(mx.gpu, 0)
 
 
-def _read(checkpoint: Checkpoint, *, on_cpu: bool) -> tuple[LlamaConfig, Parameters]:
+def _blocks(checkpoint: Checkpoint, own: MlxSettings, streams: Sequence[mx.Stream], *, on_cpu: bool) -> Blocks:
+    if on_cpu:
+        return HostBlocks(streams, None if own.dtype is None else _DTYPES[own.dtype])
+    return DeviceBlocks(_DTYPES[own.dtype or checkpoint.dtype])
+
+
+def _build(checkpoint: Checkpoint, blocks: Blocks) -> Llama:
+    try:
+        config, parameters = _read(checkpoint)
+        return Llama(config, parameters, blocks)
+    except MemoryError as error:
+        raise OutOfMemory(f"'{checkpoint.name}' does not fit in memory") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        if "allocate" in str(error):
+            raise OutOfMemory(f"'{checkpoint.name}' does not fit in memory") from error
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidModel(f"'{checkpoint.name}' could not be loaded: {reason}") from error
+
+
+def _read(checkpoint: Checkpoint) -> tuple[LlamaConfig, Parameters]:
     config = checkpoint.config
     arrays: dict[str, mx.array] = {}
     if checkpoint.gguf is None:
@@ -90,12 +105,8 @@ def _read(checkpoint: Checkpoint, *, on_cpu: bool) -> tuple[LlamaConfig, Paramet
     else:
         from metalchat_engine_mlx.gguf.weights import load_weights
 
-        arrays = load_weights(checkpoint.gguf.path, checkpoint.gguf, dtype=mx.float32 if on_cpu else None)
+        arrays = load_weights(checkpoint.gguf.path, checkpoint.gguf)
         if checkpoint.factors:
             factors = tuple(numbers(arrays.pop("rope_freqs")))
             config = dataclasses.replace(config, rope=dataclasses.replace(config.rope, factors=(factors,)))
     return config, Parameters(arrays, checkpoint.packings)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

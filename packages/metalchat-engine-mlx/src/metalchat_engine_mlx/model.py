@@ -28,6 +28,7 @@ from metalchat_engine_mlx.defaults import Defaults
 from metalchat_engine_mlx.generate import Answer, Plan
 from metalchat_engine_mlx.models.llama import Llama
 from metalchat_engine_mlx.sampling import Sampler
+from metalchat_engine_mlx.streams import give_back
 from metalchat_engine_mlx.turns import Turns
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class MlxModel:
         *,
         name: str,
         defaults: Defaults,
-        stream: mx.Stream,
+        streams: Sequence[mx.Stream],
         context_length: int,
         chunk: int,
         conversations: int,
@@ -57,7 +58,7 @@ class MlxModel:
         self._llama: Llama | None = llama
         self._prompt = prompt
         self._defaults = defaults
-        self._stream = stream
+        self._streams = streams
         self._chunk = chunk
         self._conversations = Conversations(conversations)
         self._turns = Turns()
@@ -119,6 +120,7 @@ class MlxModel:
         with self._turns:
             self._llama = None
             self._conversations.clear()
+            give_back(self._streams)
             mx.clear_cache()
         self._prompt.close()
 
@@ -202,7 +204,7 @@ class MlxModel:
         with self._turns:
             self._check_open()
             try:
-                with mx.stream(self._stream):
+                with mx.stream(self._streams[0]):
                     yield
             except MemoryError as error:
                 raise OutOfMemory(f"model '{self._name}' ran out of memory; lower context_length") from error

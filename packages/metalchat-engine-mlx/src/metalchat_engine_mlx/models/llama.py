@@ -28,6 +28,10 @@ class Llama:
         parts = (self._embed_tokens, self._lm_head, *self._layers)
         return [self._norm, *(array for part in parts for array in part.arrays())]
 
+    @property
+    def scratch_bytes(self) -> int:
+        return self._blocks.scratch_bytes
+
     def new_cache(self) -> KVCache:
         config = self.config
         return KVCache(layers=config.num_hidden_layers, kv_heads=config.num_key_value_heads, head_dim=config.head_dim)

@@ -73,7 +73,7 @@ def multiply_packed(
                 np.multiply(floats, scales[:, :, rows], out=floats)
                 y[:, rows] = x @ floats.reshape(columns, -1) + sums @ biases[:, rows]
 
-    pool.share(packed.shape[2], work, unit=64)
+    pool.share(packed.shape[2], work, unit=64, most=_ways(x, packed.shape[2] * per_byte))
     return y
 
 
@@ -98,30 +98,40 @@ def multiply_wide(x: Floats, weight: Floats, pool: Pool) -> Floats:
     def work(start: int, stop: int, _: Scratch) -> None:
         y[:, start:stop] = x @ weight[:, start:stop]
 
-    pool.share(weight.shape[1], work, unit=64)
+    pool.share(weight.shape[1], work, unit=64, most=_ways(x, weight.shape[1]))
     return y
 
 
-def multiply_halves(x: Floats, weight: mx.array, pool: Pool) -> Floats:
-    """x [tokens, columns] with W^T, W [rows, columns] in float16 or bfloat16."""
+def multiply_halves(x: Floats, weight: NDArray[np.uint16], pool: Pool, *, is_bfloat16: bool) -> Floats:
+    """x [tokens, columns] with W^T, W [rows, columns] the bits of float16 or bfloat16 values."""
     rows, columns = weight.shape
     y = np.empty((x.shape[0], rows), np.float32)
     step = max(_BLOCK // columns, 16)
-    narrow = view(weight.view(mx.uint16))
-    is_bfloat16 = weight.dtype == mx.bfloat16
 
     def work(first: int, last: int, scratch: Scratch) -> None:
         for start in range(first, last, step):
-            block = narrow[start : min(start + step, last)]
+            block = weight[start : min(start + step, last)]
             floats = scratch.floats(*block.shape)
             if is_bfloat16:
-                np.left_shift(block, 16, out=floats.view(np.uint32), dtype=np.uint32)
+                bits = floats.view(np.uint32)
+                np.copyto(bits, block)
+                np.left_shift(bits, 16, out=bits)
             else:
-                np.copyto(floats, block.view(np.float16))
-            y[:, start : start + len(block)] = x @ floats.T
+                # The sign is carried to bit 31, exponent and fraction to their places; 2^112 mends the exponent's bias.
+                whole = floats.view(np.int32)
+                np.copyto(whole, block.view(np.int16))
+                np.left_shift(whole, 13, out=whole)
+                np.bitwise_and(whole, np.int32(-0x70002000), out=whole)
+                np.multiply(floats, np.float32(2.0**112), out=floats)
+            np.matmul(x, floats.T, out=y[:, start : start + len(block)])
 
-    pool.share(rows, work, unit=16)
+    pool.share(rows, work, unit=16, most=_ways(x, rows))
     return y
+
+
+def _ways(x: Floats, rows: int) -> int:
+    """How many threads a product is worth: to wake one costs about as much as this many multiplications."""
+    return 1 + x.size * rows // 1_000_000
 
 
 def gated(gate: Floats, up: Floats) -> Floats:

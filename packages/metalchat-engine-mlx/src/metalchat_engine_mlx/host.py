@@ -1,9 +1,10 @@
-"""The building blocks of a transformer on a CPU: float32, several streams for one token, BLAS for many.
+"""The building blocks of a transformer on a CPU: float32, in several threads.
 
-MLX's CPU kernels are portable C++ without BLAS threads. What is fast there, measured on x86-64 with AVX-512 (values
-per second and core): `quantized_matmul` 1.1e9 with the weights as they are stored, 3.2e9 with them transposed, since
-that inner loop has no chain of dependent additions. A matrix product of many rows runs at 5e9 operations in MLX, and at
-1e11 in the BLAS that NumPy carries. So weights lie transposed, one token goes through MLX, and prompts through NumPy.
+MLX's CPU kernels are portable C++. What is fast among them, measured on x86-64 with AVX-512, in weights per second and
+core: `quantized_matmul` 1.1e9 with the weights as they are stored, 3.2e9 with them transposed, since that inner loop has
+no chain of dependent additions; plain float32 1.2e9 and 2.5e9. Products of many rows run at 5e9 operations per second in
+MLX, and at 1e11 in the BLAS that NumPy carries. So matrices lie transposed where they can, one token goes through MLX on
+several streams, and many tokens go through NumPy, as do weights of 16 bits, for which MLX has no fast kernel.
 """
 
 import os
@@ -15,7 +16,7 @@ import mlx.core as mx
 from metalchat_engine_mlx import blas
 from metalchat_engine_mlx.device import FeedForward, Packed, Part, Rows, SideBySide, gated
 from metalchat_engine_mlx.parameters import Matrix, join
-from metalchat_engine_mlx.pool import Floats, Pool
+from metalchat_engine_mlx.pool import Pool
 
 # Handing work to another stream and waiting for it costs about as much as this many weights.
 SPLIT = 1_500_000
@@ -72,7 +73,7 @@ class HostBlocks:
         if not tied:
             return Widened(Rows(self._plain(matrix))), None
         head = self.linear([matrix])
-        if isinstance(head, Transposed | Blocked):
+        if isinstance(head, Transposed | Wide | Half):
             return Embedding(head), head
         plain = self._plain(matrix)
         return Rows(plain), Packed(plain)  # of a prompt, only the last token gets to the output layer
@@ -92,7 +93,9 @@ class HostBlocks:
         if matrix.packing:
             return Unpacked(self._plain(matrix), self._pool)
         matrix = self._plain(matrix)
-        return Blocked(matrix, self._streams if split else self._streams[:1], self._pool)
+        if matrix.weight.dtype != mx.float32:
+            return Half(matrix, self._pool)
+        return Wide(matrix, self._streams if split else self._streams[:1], self._pool)
 
     def _unit(self, matrix: Matrix) -> tuple[mx.array, mx.array]:
         """Scales of one and biases of zero, for rows of the transposed matrix; shared by all of one width."""
@@ -179,9 +182,16 @@ class Transposed:
         self._pool = pool
 
     def __call__(self, x: mx.array) -> mx.array:
-        count = x.shape[0]
-        if count > 1:
-            return blas.array(self.many(blas.view(x)))
+        if x.shape[0] > 1:
+            y = blas.multiply_packed(
+                blas.view(x),
+                blas.view(self.weight),
+                blas.view(self.scales),
+                blas.view(self.biases),
+                self.bits,
+                self._pool,
+            )
+            return blas.array(y if self.bias is None else y + blas.view(self.bias))
         grouped = x.reshape(-1, 1, self.group)
         sums = mx.sum(grouped, axis=2).reshape(1, -1)
         if len(self._parts) == 1:
@@ -196,13 +206,6 @@ class Transposed:
             for piece in pieces[1:]:
                 y = y + piece
         return y if self.bias is None else y + self.bias
-
-    def many(self, x: Floats) -> Floats:
-        """The same for [tokens, columns] of at least two tokens, by BLAS."""
-        y = blas.multiply_packed(
-            x, blas.view(self.weight), blas.view(self.scales), blas.view(self.biases), self.bits, self._pool
-        )
-        return y if self.bias is None else y + blas.view(self.bias)
 
     def embed(self, x: mx.array) -> mx.array:
         """The rows of W that the ids x [tokens] name: [tokens, columns]."""
@@ -223,16 +226,16 @@ class Transposed:
         return mx.addmm(mx.sum(products * part.scales, axis=0), sums, part.biases)
 
 
-class Blocked:
-    """x W^T + b for a plain W: float32 transposed, float16 and bfloat16 as stored."""
+class Wide:
+    """x W^T + b for a plain float32 W, which lies transposed."""
 
     def __init__(self, matrix: Matrix, streams: Sequence[mx.Stream], pool: Pool) -> None:
-        self._wide = matrix.weight.dtype == mx.float32
-        self.weight = mx.contiguous(matrix.weight.T) if self._wide else mx.contiguous(matrix.weight)
+        self.weight = mx.contiguous(matrix.weight.T)
         self.bias = matrix.bias
         mx.eval(self.arrays())
-        ways = len(streams) if self.weight.shape[0] >= len(streams) else 1
-        bounds = [self.weight.shape[0] * way // ways for way in range(ways + 1)]
+        columns = matrix.columns
+        ways = min(len(streams), columns)
+        bounds = [columns * way // ways for way in range(ways + 1)]
         self._parts = [
             (start, stop, stream, self.weight[start:stop])
             for start, stop, stream in zip(bounds[:-1], bounds[1:], streams, strict=False)
@@ -242,33 +245,40 @@ class Blocked:
 
     def __call__(self, x: mx.array) -> mx.array:
         if x.shape[0] > 1:
-            return blas.array(self.many(blas.view(x)))
-        pieces = []
+            y = blas.multiply_wide(blas.view(x), blas.view(self.weight), self._pool)
+            return blas.array(y if self.bias is None else y + blas.view(self.bias))
+        pieces: list[mx.array] = []
         for start, stop, stream, weight in reversed(self._parts):
             with mx.stream(stream):
-                if self._wide:
-                    pieces.append(x[:, start:stop] @ weight)
-                else:
-                    pieces.append((x.astype(weight.dtype) @ weight.T).astype(mx.float32))
-        if self._wide:
-            y = pieces[0]
-            for piece in pieces[1:]:
-                y = y + piece
-        else:
-            y = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces[::-1], axis=1)
+                pieces.append(x[:, start:stop] @ weight)
+        y = pieces[0]
+        for piece in pieces[1:]:
+            y = y + piece
         return y if self.bias is None else y + self.bias
-
-    def many(self, x: Floats) -> Floats:
-        if self._wide:
-            y = blas.multiply_wide(x, blas.view(self.weight), self._pool)
-        else:
-            y = blas.multiply_halves(x, self.weight, self._pool)
-        return y if self.bias is None else y + blas.view(self.bias)
 
     def embed(self, x: mx.array) -> mx.array:
         """The rows of W that the ids x [tokens] name: [tokens, columns]."""
-        if self._wide:
-            return mx.contiguous(mx.take(self.weight, x, axis=1).T)
+        return mx.contiguous(mx.take(self.weight, x, axis=1).T)
+
+    def arrays(self) -> list[mx.array]:
+        return [self.weight, *([] if self.bias is None else [self.bias])]
+
+
+class Half:
+    """x W^T + b for a plain W of float16 or bfloat16, widened piece by piece. MLX would round x and y to 16 bits."""
+
+    def __init__(self, matrix: Matrix, pool: Pool) -> None:
+        self.weight, self.bias, self._pool = mx.contiguous(matrix.weight), matrix.bias, pool
+        self._bits = self.weight.view(mx.uint16)
+        mx.eval(self.arrays(), self._bits)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        is_bfloat16 = self.weight.dtype == mx.bfloat16
+        y = blas.multiply_halves(blas.view(x), blas.view(self._bits), self._pool, is_bfloat16=is_bfloat16)
+        return blas.array(y if self.bias is None else y + blas.view(self.bias))
+
+    def embed(self, x: mx.array) -> mx.array:
+        """The rows of W that the ids x [tokens] name: [tokens, columns]."""
         return self.weight[x].astype(mx.float32)
 
     def arrays(self) -> list[mx.array]:
@@ -319,7 +329,7 @@ class SplitFeedForward:
 class Embedding:
     """An embedding that reads the weights of the output layer; it has none of its own."""
 
-    def __init__(self, head: Transposed | Blocked) -> None:
+    def __init__(self, head: Transposed | Wide | Half) -> None:
         self._head = head
 
     def __call__(self, x: mx.array) -> mx.array:

@@ -55,9 +55,9 @@ class Pool:
     def nbytes(self) -> int:
         return sum(scratch.nbytes for scratch in self._scratch)
 
-    def share(self, count: int, work: Callable[[int, int, Scratch], None], *, unit: int = 1) -> None:
-        """Call `work(start, stop, scratch)` for parts that cover 0 to `count`, cut at multiples of `unit`."""
-        ways = max(min(len(self._scratch), count // unit), 1)
+    def share(self, count: int, work: Callable[[int, int, Scratch], None], *, unit: int = 1, most: int = 64) -> None:
+        """Call `work(start, stop, scratch)` for at most `most` parts of 0 to `count`, cut at multiples of `unit`."""
+        ways = max(min(len(self._scratch), count // unit, most), 1)
         bounds = [count // unit * way // ways * unit for way in range(ways)] + [count]
         parts = list(zip(bounds[:-1], bounds[1:], self._scratch, strict=False))
         with _BLAS.one_thread():

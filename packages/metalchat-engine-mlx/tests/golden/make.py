@@ -141,4 +141,5 @@ def main() -> None:
     print(f"torch {torch.__version__}, transformers {transformers.__version__}: {len(found)} variants")
 
 
-main()
+if __name__ == "__main__":
+    main()

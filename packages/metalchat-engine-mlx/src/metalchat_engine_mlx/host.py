@@ -1,10 +1,11 @@
 """The building blocks of a transformer on a CPU: float32, in several threads.
 
-MLX's CPU kernels are portable C++. What is fast among them, measured on x86-64 with AVX-512, in weights per second and
-core: `quantized_matmul` 1.1e9 with the weights as they are stored, 3.2e9 with them transposed, since that inner loop has
-no chain of dependent additions; plain float32 1.2e9 and 2.5e9. Products of many rows run at 5e9 operations per second in
-MLX, and at 1e11 in the BLAS that NumPy carries. So matrices lie transposed where they can, one token goes through MLX on
-several streams, and many tokens go through NumPy, as do weights of 16 bits, for which MLX has no fast kernel.
+MLX's CPU kernels are portable C++. What is fast among them, measured on x86-64 with AVX-512, in weights per second
+and core: `quantized_matmul` 1.1e9 with the weights as they are stored, 3.2e9 with them transposed, since that inner
+loop has no chain of dependent additions; plain float32 1.2e9 and 2.5e9. Products of many rows run at 5e9 operations a
+second in MLX, and at 1e11 in the BLAS that NumPy carries. So matrices lie transposed where they can, one token goes
+through MLX on several streams, and many tokens go through NumPy, as do weights of 16 bits, for which MLX has no fast
+kernel.
 """
 
 import os
@@ -58,7 +59,9 @@ class HostBlocks:
         cut = inner // ways
         # Halves of a packed matrix begin where a group does, and their rows can be packed again.
         unit = max([32, *(m.packing.group_size for m in (gate, up, down) if m.packing)])
-        if ways == 1 or cut % unit or inner % ways or inner * gate.columns * 3 < self._split:
+        # What NumPy multiplies, its own threads share.
+        by_streams = ways > 1 and all(self._map_type(matrix) in (Transposed, Wide) for matrix in (gate, up, down))
+        if not by_streams or cut % unit or inner % ways or inner * gate.columns * 3 < self._split:
             return FeedForward(self.linear([gate, up]), self.linear([down]), _gated)
         shards = []
         for start in range(0, inner, cut):
@@ -87,15 +90,19 @@ class HostBlocks:
         return blas.attention(queries, keys, values, scale, self._pool)
 
     def _map(self, matrix: Matrix, *, split: bool = False) -> Part:
-        if matrix.packing and matrix.packing.bits in (4, 8) and matrix.rows % 32 == 0:
-            streams = self._streams if split else self._streams[:1]
+        streams = self._streams if split else self._streams[:1]
+        kind = self._map_type(matrix)
+        if kind is Transposed:
             return Transposed(matrix, self._unit(matrix), streams, self._pool)
+        plain = self._plain(matrix)
+        if kind is Wide:
+            return Wide(plain, streams, self._pool)
+        return Half(plain, self._pool) if kind is Half else Unpacked(plain, self._pool)
+
+    def _map_type(self, matrix: Matrix) -> "type[Transposed | Unpacked | Wide | Half]":
         if matrix.packing:
-            return Unpacked(self._plain(matrix), self._pool)
-        matrix = self._plain(matrix)
-        if matrix.weight.dtype != mx.float32:
-            return Half(matrix, self._pool)
-        return Wide(matrix, self._streams if split else self._streams[:1], self._pool)
+            return Transposed if matrix.packing.bits in (4, 8) and matrix.rows % 32 == 0 else Unpacked
+        return Wide if (self._dtype or matrix.weight.dtype) == mx.float32 else Half
 
     def _unit(self, matrix: Matrix) -> tuple[mx.array, mx.array]:
         """Scales of one and biases of zero, for rows of the transposed matrix; shared by all of one width."""

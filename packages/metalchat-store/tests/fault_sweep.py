@@ -1,6 +1,6 @@
 """Runs pulls in which the k-th call of the operating system is the last one, or fails, for every k in a range.
 
-Usage: fault_sweep.py kill|errno first|update FOLDER START STEP. Prints one JSON line: counts and what went wrong.
+Usage: fault_sweep.py kill|errno first|update|folder FOLDER START STEP. Prints one JSON line: counts, what went wrong.
 A program of its own, so that it can fork without threads and replace functions of `os`.
 """
 
@@ -11,11 +11,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from metalchat_store import Store, StoreError
+from metalchat_store import Store, StoreError, _publish
 from metalchat_store.testing.faults import FaultyOs, die, fail
 from metalchat_store.testing.memory import MemoryRemote, tiny_model
 
-REPOSITORY = "memory://host/org/m"
+MEMORY = "memory://host/org/m"
 ERRNOS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE, errno.EACCES)
 USER_LINE = "[inference.sampling]\ntemperature = 0.25 # mine\n"
 
@@ -30,10 +30,19 @@ def make_store(home: Path, remote: MemoryRemote) -> Store:
     return Store(home, environ={}, remotes={"memory": lambda: remote}, sleep=lambda _seconds: None)
 
 
+def address(home: Path, scenario: str) -> str:
+    return (home.parent / "folder").as_uri() if scenario == "folder" else MEMORY
+
+
 def prepare(home: Path, scenario: str) -> None:
-    """The state before the pull: nothing, or an older version whose manifest the user has edited."""
+    """The state before the pull: nothing, or an older version whose manifest the user has edited; or a folder."""
+    if scenario == "folder":
+        (home.parent / "folder").mkdir()
+        for name, content in make_remote(2).files.items():
+            (home.parent / "folder" / name).write_bytes(content)
     if scenario == "update":
-        entry = make_store(home, make_remote(1)).pull(REPOSITORY).entry
+        _publish.exchange = lambda *_: False  # the swap in one call is not one of `os`; its replacement is swept
+        entry = make_store(home, make_remote(1)).pull(MEMORY).entry
         manifest = entry.path / "metalchat.toml"
         manifest.write_text(manifest.read_text() + "\n" + USER_LINE)
         (entry.path / "system.md").write_text("Be brief.")
@@ -57,7 +66,7 @@ def problems_after(home: Path, scenario: str) -> tuple[list[str], int]:
     """What is wrong after the next pull, and the bytes that it fetched."""
     remote = make_remote(2)
     store = make_store(home, remote)
-    pulled = store.pull(REPOSITORY)
+    pulled = store.pull(address(home, scenario))
     found = []
     if not store.verify(pulled.entry.id).ok or pulled.entry.damaged is not None:
         found.append("the next pull is not whole")
@@ -83,24 +92,24 @@ def _snapshot(store: Store, id: str):
     return Snapshots(Layout(store.home)).read(id, None).files
 
 
-def run_killed(home: Path, k: int) -> int:
+def run_killed(home: Path, scenario: str, k: int) -> int:
     """A pull in a child process; its exit status."""
     child = os.fork()
     if child == 0:
         try:
             FaultyOs(k, die)
-            make_store(home, make_remote(2)).pull(REPOSITORY)
+            make_store(home, make_remote(2)).pull(address(home, scenario))
         except BaseException:  # noqa: BLE001 - the parent looks at the exit status
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def run_failing(home: Path, k: int, code: int) -> tuple[bool, list[str]]:
+def run_failing(home: Path, scenario: str, k: int, code: int) -> tuple[bool, list[str]]:
     """A pull in which one call fails: whether the fault was reached, and what was raised that must not be."""
     system = FaultyOs(k, fail(code))
     try:
-        make_store(home, make_remote(2)).pull(REPOSITORY)
+        make_store(home, make_remote(2)).pull(address(home, scenario))
     except StoreError as error:
         text = str(error)
         found = [f"not one line: {text!r}"] if "\n" in text or not text else []
@@ -128,9 +137,9 @@ def main() -> None:
             if scenario == "update":
                 shutil.copytree(root / "prepared", home, symlinks=True)
             if kind == "kill":
-                reaching, found = run_killed(home, k) == 9, []
+                reaching, found = run_killed(home, scenario, k) == 9, []
             else:
-                reaching, found = run_failing(home, k, code)
+                reaching, found = run_failing(home, scenario, k, code)
             reached += reaching
             try:
                 found += problems_now(home, scenario)

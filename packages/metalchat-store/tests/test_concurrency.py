@@ -31,14 +31,14 @@ def together(kind: str, folder: Path, count: int) -> dict:
 
 
 def test_S_8_processes_that_pull_together_transfer_each_file_once(tmp_path: Path) -> None:
-    result = together("locks", tmp_path, 16)
+    result = together("locks", tmp_path, 10)
     assert result["whole"] == [True]
     assert set(result["bodies"].values()) == {1}
     assert result["left"] == []
 
 
 def test_S_8_nothing_breaks_where_locks_do_not_work(tmp_path: Path) -> None:
-    result = together("nolocks", tmp_path, 16)
+    result = together("nolocks", tmp_path, 10)
     assert result["whole"] == [True]
     assert result["bodies"]["model.safetensors"] > 1
 

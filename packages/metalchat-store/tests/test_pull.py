@@ -255,3 +255,47 @@ def test_an_unknown_revision_is_not_found(make_store: Make) -> None:
 def test_what_is_not_an_address_is_refused(make_store: Make, address: str) -> None:
     with pytest.raises(InvalidRepository):
         make_store(MemoryRemote(files={})).pull(address)
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_reader_sees_the_old_or_the_new_model_during_an_update(
+    make_store: Make, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    from metalchat_store import _publish
+    from metalchat_store.testing.faults import FaultyOs
+
+    if not swaps:
+        monkeypatch.setattr(_publish, "exchange", lambda *_: False)
+    old = make_store(MemoryRemote(files=tiny_model())).pull(URL).entry
+    reader, seen = make_store(MemoryRemote(files={})), []
+    store = make_store(MemoryRemote(files=tiny_model(seed=2)))
+    system = FaultyOs(0, lambda _: None)
+
+    def look(name: str) -> None:
+        if name in ("rename", "link") and len(seen) < 30:  # a reader that always comes between would stop the swap
+            system.restore()
+            (entry,) = reader.list()
+            assert entry.damaged is None
+            seen.append(entry.commit)
+            system.resume()
+
+    system.before = look
+    try:
+        new = store.pull(URL).entry
+    finally:
+        system.restore()
+    assert set(seen) <= {old.commit, new.commit}
+    assert old.commit in seen
+    assert store.list() == (new,)
+
+
+def test_two_names_change_places_or_nothing_happens(tmp_path: Path) -> None:
+    from metalchat_store._exchange import exchange
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    swapped = exchange(tmp_path / "one", tmp_path / "two")
+    assert names(tmp_path / "one") == {"two" if swapped else "one"}
+    assert names(tmp_path / "two") == {"one" if swapped else "two"}
+    assert not exchange(tmp_path / "one", tmp_path / "missing")

@@ -157,16 +157,13 @@ def write_file(path: Path, data: bytes, *, temporary: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link or a whole folder, if it is there."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode):
-        shutil.rmtree(path, ignore_errors=False)
-    else:
+    """Delete a file, a link or a whole folder, if it is there; another process may be deleting it too."""
+    while os.path.lexists(path):
         with suppress(FileNotFoundError):
-            path.unlink()
+            if stat.S_ISDIR(path.lstat().st_mode):
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def megabytes(count: int) -> str:

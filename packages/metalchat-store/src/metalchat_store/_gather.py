@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 from metalchat_store._adopt import KINDS
 from metalchat_store._download import remote_errors
@@ -22,7 +24,10 @@ Seen = Callable[[str, int, int | None], None]
 
 
 class Gatherer:
-    """Brings files of one listing into the store, whichever way the remote offers them."""
+    """Brings files of one listing into the store, whichever way the remote offers them.
+
+    A context: fetched archives belong to it until it is left.
+    """
 
     def __init__(
         self,
@@ -38,6 +43,8 @@ class Gatherer:
     ) -> None:
         self.stored = dict(present)
         self.fetched = 0
+        self._held = ExitStack()
+        self._members: Mapping[str, Member] | None = None
         self._layout = layout
         self._remote = remote
         self._listing = listing
@@ -48,6 +55,12 @@ class Gatherer:
         self._transfer = Transfer(
             layout=layout, remote=remote, listing=listing, context=context, waiting=waiting, seen=self._tell
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
 
     def path(self, name: str) -> Path:
         """Where the content of a gathered file lies."""
@@ -81,14 +94,17 @@ class Gatherer:
 
     def members(self, remote: Unpacks) -> Mapping[str, Member]:
         """Fetch the archives; what is in them."""
+        if self._members is not None:
+            return self._members
         archives: dict[str, Path] = {}
         for file in self._listing.files:
-            archives[file.path], count = self._transfer.archive(file)
+            archives[file.path], count = self._held.enter_context(self._transfer.archive(file))
             self.fetched += count
         with remote_errors(self._listing.repository):
             found = list(remote.members(self._listing, archives))
         check_names(member.path for member in found)
-        return {member.path: member for member in found}
+        self._members = {member.path: member for member in found}
+        return self._members
 
     def unpack(self, members: Iterable[Member]) -> None:
         """Bring members of archives into the store."""

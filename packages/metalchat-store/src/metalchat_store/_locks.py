@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from metalchat_store._layout import Layout
+
+SUFFIX = "lock"
 PATIENCE = 120.0  # seconds without a sign of life after which another holder is no longer waited for
 _POLL = 0.1
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -57,6 +60,25 @@ def exclusive(
             with suppress(OSError):
                 path.unlink()
         lock.release()
+
+
+@contextmanager
+def entry_lock(
+    layout: Layout,
+    id: str,
+    notice: Callable[[str], None],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Iterator[None]:
+    """Hold the lock of a model entry, for the moment in which it is replaced or removed."""
+    with exclusive(
+        layout.partial / f"{id}.{SUFFIX}",
+        waiting=lambda: notice(f"waiting for another process that changes model '{id}'"),
+        activity=lambda: None,
+        clock=clock,
+        sleep=sleep,
+    ):
+        yield
 
 
 def _excludes(path: Path) -> bool:

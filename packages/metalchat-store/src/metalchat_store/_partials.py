@@ -15,6 +15,7 @@ from pathlib import Path
 
 from metalchat_store._files import create, is_link, is_running, open_regular, owner, read_file, remove, write_at
 from metalchat_store._layout import Layout
+from metalchat_store._locks import SUFFIX
 
 _JOURNAL_LIMIT = 1 << 20
 _KEEP = 7 * 86400
@@ -115,7 +116,7 @@ def tidy(layout: Layout, keys: frozenset[str]) -> None:
                 if pid is not None and suffix.endswith((".part", ".json")):
                     useless = gone and (key in keys or item.stat(follow_symlinks=False).st_mtime < oldest)
                 elif pid is None:
-                    useless = suffix == "lock" and key in keys
+                    useless = suffix == SUFFIX and key in keys
                 elif suffix.endswith(".old"):
                     useless = gone and os.path.lexists(layout.models / key)
                 else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metalchat_store._adopt import adopt
+from metalchat_store._exchange import exchange
 from metalchat_store._files import create, make_folder, read_file, remove, sync_file, sync_folder, write_at
 from metalchat_store._layout import Layout
 from metalchat_store.blobs import Blobs
@@ -110,7 +111,7 @@ def _edit(path: Path, spec: "ModelSpec", snapshot: Snapshot) -> None:
 
 
 def _show(layout: Layout, building: Path, target: Path) -> None:
-    """Rename into place; an entry that is there steps aside first."""
+    """Rename into place; an entry that is there changes places with the new one, or else steps aside first."""
     while True:
         try:
             os.rename(building, target)  # noqa: PTH104 - the fault tests count calls of os
@@ -118,6 +119,8 @@ def _show(layout: Layout, building: Path, target: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
+        if exchange(building, target):
+            break
         with suppress(FileNotFoundError):
             os.rename(target, layout.temporary(target.name, OLD))  # noqa: PTH104 - the same
     sync_folder(layout.models)

@@ -3,7 +3,6 @@
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -114,6 +113,8 @@ class Entries:
         return target
 
     def _read_edited(self, id: str, path: Path, text: str) -> Entry:
+        import tomllib
+
         try:
             tables = tomllib.loads(text.removeprefix("\ufeff"))
         except (tomllib.TOMLDecodeError, RecursionError):

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from metalchat_store._files import disk_errors, no_space
 from metalchat_store._gather import Gatherer
 from metalchat_store._known import Known
 from metalchat_store._layout import Layout
+from metalchat_store._locks import entry_lock
 from metalchat_store._notices import update_notices
 from metalchat_store._publish import publish
 from metalchat_store._release import release
@@ -76,6 +78,9 @@ class Pull:
             listing = self._listing()
             entry = self._whole_entry(listing)
             if entry is not None:
+                if self._snapshots.others(entry.id, keep=listing.commit):
+                    with self._locked(entry.id):
+                        self._settle(entry.id, listing.commit)
                 self._tidy(listing, entry.id)
                 return Pulled(entry=entry, already=True, fetched_bytes=0)
             known = Known(self._snapshots.all())
@@ -85,7 +90,7 @@ class Pull:
             self._make_sure_of_space(listing, plan, present)
             if self._progress is not None:
                 self._progress.plan(plan)
-            gatherer = Gatherer(
+            with Gatherer(
                 layout=self._layout,
                 remote=self._remote,
                 listing=listing,
@@ -94,12 +99,12 @@ class Pull:
                 known=known,
                 present=present,
                 seen=self._seen,
-            )
-            try:
-                pulled = self._complete(listing, gatherer)
-            except UntrustedData:
-                release(self._layout, (stored.digest for stored in gatherer.stored.values()))
-                raise
+            ) as gatherer:
+                try:
+                    pulled = self._complete(listing, gatherer)
+                except UntrustedData:
+                    release(self._layout, (stored.digest for stored in gatherer.stored.values()))
+                    raise
             self._tidy(listing, pulled.entry.id)
             return pulled
 
@@ -154,37 +159,39 @@ class Pull:
                 needed -= min(_partials.activity(self._layout, key_of(listing, file))[0], file.size or 0)
         if isinstance(self._remote, Unpacks):
             needed += plan.download_bytes or 0
-        needed += needed // 100
+        needed = max(0, needed + needed // 100)
         self._missing = needed
         if needed > shutil.disk_usage(self._layout.home).free:
             raise no_space(self._layout.home, needed)
 
     def _complete(self, listing: Listing, gatherer: Gatherer) -> Pulled:
-        for again in (False, True):
-            found, selection, architecture = self._bring(listing, gatherer)
-            spec = self._spec(selection, architecture)
-            snapshot = Snapshot(
-                id=spec.id,
-                repository=self._source.repository,
-                commit=listing.commit,
-                license=listing.license,
-                files=tuple(_record(found[name], gatherer.stored[name]) for name in selection.names),
-            )
+        try:
+            return self._attempt(listing, gatherer)
+        except FileNotFoundError:  # another process removed a model that shares content with this one
+            gatherer.forget_lost()
+            return self._attempt(listing, gatherer)
+
+    def _attempt(self, listing: Listing, gatherer: Gatherer) -> Pulled:
+        found, selection, architecture = self._bring(listing, gatherer)
+        spec = self._spec(selection, architecture)
+        snapshot = Snapshot(
+            id=spec.id,
+            repository=self._source.repository,
+            commit=listing.commit,
+            license=listing.license,
+            files=tuple(_record(found[name], gatherer.stored[name]) for name in selection.names),
+        )
+        with self._locked(spec.id):
             before = self._before(spec.id)
             notices = update_notices(self._blobs, before, snapshot)
-            try:
-                self._show(spec, snapshot, before)
-            except FileNotFoundError:  # another process removed a model that shares a blob with this one
-                if again:
-                    raise
-                gatherer.forget_lost()
-                continue
-            break
+            self._show(spec, snapshot, before)
+            self._settle(spec.id, listing.commit)
         adopted = gatherer.adopted()
         if adopted == "hard link":
             notices += ("the model shares its files with their source: a change there damages it",)
+        path = self._layout.models / spec.id
         return Pulled(
-            entry=self._entries.read(snapshot.id),
+            entry=Entry(id=spec.id, spec=spec, path=path, size=snapshot.size, commit=snapshot.commit),
             already=False,
             fetched_bytes=gatherer.fetched,
             adopted=adopted,
@@ -253,10 +260,18 @@ class Pull:
         self._snapshots.write(snapshot)
         publish(self._layout, spec, snapshot, before=before)
 
+    def _settle(self, id: str, commit: str) -> None:
+        """Forget the commits of an entry that were replaced, with the content that only they had."""
+        others = self._snapshots.others(id, keep=commit)
+        if others and self._entries.read(id).commit == commit:
+            self._snapshots.forget(others, self._blobs)
+
     def _tidy(self, listing: Listing, id: str) -> None:
-        """Forget the commit that was replaced, and all that is of no more use among the unfinished files."""
-        self._snapshots.forget(self._snapshots.others(id, keep=listing.commit), self._blobs)
-        _partials.tidy(self._layout, frozenset(key_of(listing, file) for file in listing.files))
+        """Delete what is of no more use among the unfinished files."""
+        _partials.tidy(self._layout, frozenset(key_of(listing, file) for file in listing.files) | {id})
+
+    def _locked(self, id: str) -> AbstractContextManager[None]:
+        return entry_lock(self._layout, id, self._context.notice, self._waiting.clock, self._waiting.pause)
 
     def _seen(self, path: str, done: int, total: int | None) -> None:
         if self._progress is not None:

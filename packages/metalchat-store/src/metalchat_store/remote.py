@@ -92,6 +92,8 @@ class Listing:
     def __post_init__(self) -> None:
         if not isinstance(self.commit, str) or _COMMIT.fullmatch(self.commit) is None:
             raise IntegrityError("the server sent a commit that is not valid")
+        if self.license is not None and (len(self.license) > 256 or not self.license.isprintable()):
+            raise IntegrityError("the server sent the name of a license that is not valid")
         if len(self.files) > MAX_FILES:
             raise IntegrityError(f"'{self.repository}' has more than {MAX_FILES:,} files")
         check_names([file.path for file in self.files])

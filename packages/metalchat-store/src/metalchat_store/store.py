@@ -98,6 +98,7 @@ class Store:
     def remove(self, reference: str) -> Entry:
         """Delete a model, damaged or not, and the content that no other model uses."""
         from metalchat_store._files import remove
+        from metalchat_store._locks import entry_lock
         from metalchat_store.blobs import Blobs
         from metalchat_store.snapshots import Snapshots
 
@@ -105,9 +106,10 @@ class Store:
             entry = self.find(reference)
             self._layout.prepare()
             snapshots = Snapshots(self._layout)
-            gone = self._entries.take_away(entry.id)
-            orphans = snapshots.orphans(frozenset(self._entries.ids()), before=time.time() - _RECENT)
-            snapshots.forget(snapshots.others(entry.id) | orphans, Blobs(self._layout.blobs))
+            with entry_lock(self._layout, entry.id, _silent, self._clock, self._sleep or time.sleep):
+                gone = self._entries.take_away(entry.id)
+                orphans = snapshots.orphans(frozenset(self._entries.ids()), before=time.time() - _RECENT)
+                snapshots.forget(snapshots.others(entry.id) | orphans, Blobs(self._layout.blobs))
             remove(gone)
             return entry
 

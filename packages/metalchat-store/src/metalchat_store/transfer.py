@@ -11,7 +11,7 @@ from metalchat_store import _partials
 from metalchat_store._backoff import Backoff
 from metalchat_store._download import Damaged, Download
 from metalchat_store._layout import Layout
-from metalchat_store._locks import exclusive
+from metalchat_store._locks import SUFFIX, exclusive
 from metalchat_store._partials import Partial
 from metalchat_store.blobs import Blobs, Stamp
 from metalchat_store.digest import Digest
@@ -102,12 +102,16 @@ class Transfer:
             partial.discard()
             return Stored(digest=digest, stamp=stamp, fetched=fetched)
 
-    def archive(self, file: RemoteFile) -> tuple[Path, int]:
-        """Fetch and verify a file that stays among the partial ones; its path, and how many bytes were fetched."""
+    @contextmanager
+    def archive(self, file: RemoteFile) -> Iterator[tuple[Path, int]]:
+        """Fetch and verify a file that stays among the partial ones; its path, and how many bytes were fetched.
+
+        Until the context is left no other pull takes the file over.
+        """
         with self._claimed(file) as alone:
             partial, _, fetched = self._complete(file, alone=alone)
             partial.close()
-            return partial.path, fetched
+            yield partial.path, fetched
 
     def _publish(self, file: RemoteFile, partial: Partial, digest: Digest) -> Stamp:
         try:
@@ -128,7 +132,7 @@ class Transfer:
             self._context.notice(f"waiting for another pull of '{file.path}'{owner}")
 
         with exclusive(
-            self._layout.partial / f"{key}.lock",
+            self._layout.partial / f"{key}.{SUFFIX}",
             waiting=waiting,
             activity=lambda: _partials.activity(self._layout, key),
             clock=self._waiting.clock,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from metalchat_store.errors import AccessDenied, IntegrityError, InvalidRepository, RepositoryNotFound
+from metalchat_store.errors import DiskError, IntegrityError, InvalidRepository, RepositoryNotFound
 from metalchat_store.names import check_name
 from metalchat_store.remote import Body, Listing, RemoteContext, RemoteFile
 
@@ -31,12 +31,14 @@ class FileRemote:
         try:
             facts = root.stat()
             found = list(_walk(root, "", _DEPTH)) if stat.S_ISDIR(facts.st_mode) else [(root.name, root)]
-            files = tuple(_file(name, path) for name, path in sorted(found))
+            seen = [_look(name, path) for name, path in sorted(found)]
         except FileNotFoundError as error:
             raise RepositoryNotFound(f"'{root}' does not exist") from error
-        except PermissionError as error:
-            raise AccessDenied(f"'{root}' cannot be read: permission denied") from error
-        marks = "\0".join(f"{file.path}\0{_mark(Path(file.location))}" for file in files)
+        except OSError as error:
+            place, reason = error.filename or root, (error.strerror or type(error).__name__).lower()
+            raise DiskError(f"cannot read {place}: {reason}") from error
+        files = tuple(file for file, _ in seen)
+        marks = "\0".join(f"{file.path}\0{mark}" for file, mark in seen)
         commit = hashlib.sha1(marks.encode(), usedforsecurity=False).hexdigest()
         return Listing(repository=repository, commit=commit, files=files)
 
@@ -50,8 +52,7 @@ class FileRemote:
     ) -> Iterator[Body]:
         """The bytes of the file from `offset`, or from the start if it changed since."""
         with self.local(listing, file).open("rb") as source:
-            facts = os.fstat(source.fileno())
-            now = f"{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ino}"
+            now = _mark(os.fstat(source.fileno()))
             start = offset if validator == now else 0
             source.seek(start)
             yield Body(offset=start, chunks=iter(lambda: source.read(_BLOCK), b""), validator=now)
@@ -87,13 +88,12 @@ def _usable(name: str) -> bool:
     return True
 
 
-def _file(name: str, path: Path) -> RemoteFile:
+def _look(name: str, path: Path) -> tuple[RemoteFile, str]:
     facts = path.stat()
     if not stat.S_ISREG(facts.st_mode):
         raise RepositoryNotFound(f"'{path}' is not a file or a folder")
-    return RemoteFile(path=name, size=facts.st_size, location=str(path))
+    return RemoteFile(path=name, size=facts.st_size, location=str(path)), _mark(facts)
 
 
-def _mark(path: Path) -> str:
-    facts = path.stat()
+def _mark(facts: os.stat_result) -> str:
     return f"{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ino}"

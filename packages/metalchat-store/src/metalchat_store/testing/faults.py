@@ -26,7 +26,7 @@ class FaultyOs:
     """Counts calls of `os` from now on, and acts at the k-th.
 
     `action` is called in place of the k-th call, with the name of the call. With k = 0 calls are only counted.
-    `restore` puts everything back.
+    `before`, which may be replaced, is called before every call. `restore` puts everything back, `resume` undoes that.
     """
 
     def __init__(self, k: int, action: Callable[[str], object], calls: Sequence[str] = CALLS) -> None:
@@ -34,9 +34,15 @@ class FaultyOs:
         self.acted = ""
         self._k = k
         self._action = action
+        self.before: Callable[[str], object] = lambda _name: None
         self._real = {name: getattr(os, name) for name in calls}
-        for name, real in self._real.items():
-            setattr(os, name, self._wrap(name, real))
+        self._wrapped = {name: self._wrap(name, real) for name, real in self._real.items()}
+        self.resume()
+
+    def resume(self) -> None:
+        """Count again."""
+        for name, wrapped in self._wrapped.items():
+            setattr(os, name, wrapped)
 
     def restore(self) -> None:
         """Undo."""
@@ -47,6 +53,7 @@ class FaultyOs:
         @functools.wraps(real)
         def call(*args: object, **options: object) -> object:
             self.count += 1
+            self.before(name)
             if self.count == self._k:
                 self.acted = name
                 self._action(name)

@@ -3,8 +3,6 @@
 import errno
 import fcntl
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +26,7 @@ class Hasher(Protocol):
 
 def private_name(kind: str, suffix: str) -> str:
     """A file name that no other process uses: `<kind>~<process id>-<random>.<suffix>`."""
-    return f"{kind}~{os.getpid()}-{secrets.token_hex(4)}.{suffix}"
+    return f"{kind}~{os.getpid()}-{os.urandom(4).hex()}.{suffix}"
 
 
 def owner(name: str) -> int | None:
@@ -158,6 +156,8 @@ def write_file(path: Path, data: bytes, *, temporary: Path) -> None:
 
 def remove(path: Path) -> None:
     """Delete a file, a link or a whole folder, if it is there; another process may be deleting it too."""
+    import shutil
+
     while os.path.lexists(path):
         with suppress(FileNotFoundError):
             if stat.S_ISDIR(path.lstat().st_mode):
@@ -173,6 +173,8 @@ def megabytes(count: int) -> str:
 
 def no_space(home: Path, needed: int | None) -> DiskError:
     """The error for a full disk. `needed` in bytes, None if that is not known."""
+    import shutil
+
     with suppress(OSError):
         free = shutil.disk_usage(home).free
         if needed is not None and needed > free:

@@ -1,6 +1,5 @@
 """Content by its SHA-256: written once, complete or absent."""
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -83,6 +82,8 @@ class Blobs:
 
 def hash_path(path: Path, seen: Callable[[int], None] = lambda _: None) -> Digest:
     """The digest of a regular file; no link is followed."""
+    import hashlib
+
     hasher = hashlib.sha256()
     descriptor = open_regular(path)
     try:

@@ -1,7 +1,6 @@
 """The store: models below one folder, pulled whole, verified, found by name."""
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -166,6 +165,8 @@ class Store:
     def _pull(
         self, repository: str, revision: str | None, authorize: "Authorizer | None", progress: Progress | None
     ) -> "Iterator[Pull]":
+        import threading
+
         from metalchat_store._progress import OneAtATime
         from metalchat_store.pull import Pull
         from metalchat_store.remote import RemoteContext

@@ -1,1 +1,4 @@
-"""Local language models, handled the way git handles code: the metalchat command."""
+"""The `metalchat` command: it parses, asks the packages below to do the work, and prints."""
+
+__version__ = "0.1.0"
+__all__ = ["__version__"]

@@ -1,0 +1,58 @@
+"""`metalchat chat`: a conversation; Ctrl-C stops an answer, Ctrl-D or /exit ends it."""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from metalchat_cli import answer, session, terminal
+
+Chosen = Annotated[session.Choices, Parameter(name="*")]
+HELP = "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer."
+
+
+def chat(*, choices: Chosen = session.NO_CHOICES) -> None:
+    """Talk with the model that is checked out."""
+    from metalchat_engine import ContextTooLong, Message
+
+    with session.opened(choices) as opened:
+        if terminal.can_ask():
+            terminal.note(f"{opened.model.info.name}. {HELP}", "dim")
+        history: tuple[Message, ...] = ()
+        for text in _turns():
+            command = text.strip()
+            if command == "/exit":
+                return
+            if command == "/reset":
+                history = ()
+            elif command in ("/help", "/?"):
+                terminal.note(HELP, "dim")
+            elif command.startswith("/"):
+                terminal.note(f"there is no command '{command.split()[0]}'. {HELP}", "yellow")
+            elif command:
+                asked = (*history, Message.user(text))
+                try:
+                    said = answer.stream(opened.model, opened.request(asked, conversation="chat"))
+                except ContextTooLong as error:
+                    terminal.note(f"{error}. /reset forgets the conversation", "yellow")
+                    continue
+                history = (*asked, Message.assistant(said.text))
+
+
+def _turns() -> Iterator[str]:
+    """What the person says, turn by turn; from a pipe, a line a turn."""
+    if not terminal.can_ask():
+        for line in sys.stdin:
+            yield line.rstrip("\n")
+        return
+    from prompt_toolkit import PromptSession
+
+    prompt: PromptSession[str] = PromptSession()
+    while True:
+        try:
+            yield prompt.prompt(">>> ")
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return

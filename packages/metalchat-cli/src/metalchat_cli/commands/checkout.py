@@ -1,0 +1,47 @@
+"""`metalchat checkout`: which model this directory, or this user, works with."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from metalchat_cli import errors, terminal
+from metalchat_cli.home import home, store
+
+
+def checkout(
+    model: str,
+    /,
+    *,
+    local: bool = False,
+    global_: Annotated[bool, Parameter(name="--global", negative="")] = False,
+) -> None:
+    """Select a model in metalchat.toml; its other tables stay as they are.
+
+    Parameters
+    ----------
+    model
+        An id, a unique beginning of one (4 characters or more), or a unique part of a repository's name.
+    local
+        In this directory; the default.
+    global_
+        For every directory that selects none itself.
+    """
+    if local and global_:
+        raise errors.Usage("give only one of --local and --global")
+    entry = store().find(model)
+    if entry.spec is None:
+        raise errors.Usage(f"model '{entry.id}' is damaged: {entry.damaged}. Remove it and pull it again")
+    select(entry.spec, home() / "metalchat.toml" if global_ else Path.cwd() / "metalchat.toml")
+    if terminal.shows_progress():
+        terminal.note(f"Now on {entry.spec.repository}{' everywhere' if global_ else ''}.")
+
+
+def select(spec: object, path: Path) -> None:
+    """Write `spec` (a ModelSpec) as the [model] of the manifest at `path`."""
+    from metalchat_manifest import ModelSpec, edit
+
+    assert isinstance(spec, ModelSpec)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with edit(path, create=True) as editor:
+        editor.set_model(spec)

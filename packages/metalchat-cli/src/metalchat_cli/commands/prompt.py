@@ -1,0 +1,65 @@
+"""`metalchat prompt`: one question, one answer."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from metalchat_cli import answer, errors, session, terminal
+
+Chosen = Annotated[session.Choices, Parameter(name="*")]
+MAX_PROMPT_BYTES = 16 * 1024 * 1024
+
+
+def prompt(
+    file: str | None = None,
+    /,
+    *,
+    command: Annotated[str | None, Parameter(name=["-c", "--command"])] = None,
+    choices: Chosen = session.NO_CHOICES,
+    stats: bool = False,
+) -> int:
+    """Answer a prompt with the model that is checked out.
+
+    Parameters
+    ----------
+    file
+        A file that holds the prompt; - is standard input.
+    command
+        The prompt itself.
+    stats
+        Print a line of statistics to standard error at the end.
+    """
+    if (file is None) == (command is None):
+        raise errors.Usage("give one prompt: -c TEXT, a file, or - for standard input")
+    text = command if command is not None else _read(str(file))
+    if not text.strip():
+        raise errors.Usage("the prompt is empty. Give it as -c TEXT, a file, or on standard input")
+    from metalchat_engine import Message
+
+    with session.opened(choices) as opened:
+        said = answer.stream(opened.model, opened.request((Message.user(text),)))
+    if said.finish is None:
+        raise KeyboardInterrupt
+    if stats:
+        terminal.note(answer.statistics(said.finish), "dim")
+    return 0
+
+
+def _read(file: str) -> str:
+    try:
+        if file == "-":
+            data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+        else:
+            with Path(file).open("rb") as stream:
+                data = stream.read(MAX_PROMPT_BYTES + 1)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise errors.Usage(f"cannot read the prompt file '{file}': {error.strerror}") from error
+    name = "standard input" if file == "-" else f"'{file}'"
+    if len(data) > MAX_PROMPT_BYTES:
+        raise errors.Usage(f"{name} is larger than 16 MiB, which no prompt is")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise errors.Usage(f"{name} is not UTF-8 text (byte {error.start})") from error

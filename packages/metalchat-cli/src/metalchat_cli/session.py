@@ -1,0 +1,160 @@
+"""From what is checked out and configured to a loaded model, and what to ask it with."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metalchat_cli import errors
+from metalchat_cli.home import home, store
+
+if TYPE_CHECKING:
+    from metalchat_engine import Engine, EngineSettings, GenerationRequest, Message, Model, ModelSource, Sampling
+    from metalchat_manifest import ModelSpec, Resolved, Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A loaded model with the settings in force. `system` is the text of the system prompt, if any."""
+
+    model: "Model"
+    sampling: "Sampling"
+    system: str | None
+    max_tokens: int | None
+
+    def request(self, messages: "tuple[Message, ...]", conversation: str | None = None) -> "GenerationRequest":
+        """The request for the next answer to `messages`, the system prompt put in front unless they bring one."""
+        from metalchat_engine import GenerationRequest, Message
+
+        if self.system is not None and not any(message.role == "system" for message in messages):
+            messages = (Message.system(self.system), *messages)
+        return GenerationRequest(
+            messages=messages, sampling=self.sampling, max_tokens=self.max_tokens, conversation=conversation
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What the flags of `prompt` and `chat` override; None leaves a value to the manifests.
+
+    Parameters
+    ----------
+    model
+        Another model than the one checked out: an id, its beginning, or a part of its repository's name.
+    engine
+        The engine to run it with.
+    system
+        The system prompt, in place of the manifest's.
+    max_tokens
+        At most this many tokens an answer.
+    temperature
+        0 takes the likeliest token each time.
+    top_p
+        Sample from the likeliest tokens that together have this probability.
+    top_k
+        Sample from this many likeliest tokens.
+    seed
+        The same seed gives the same answer.
+    """
+
+    model: str | None = None
+    engine: str | None = None
+    system: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+
+    def flags(self) -> "dict[str, Value]":
+        """The choices as manifest keys."""
+        keys: dict[str, Value | None] = {
+            "engine.name": self.engine,
+            "inference.sampling.temperature": self.temperature,
+            "inference.sampling.probability": self.top_p,
+            "inference.sampling.k": self.top_k,
+            "inference.sampling.seed": self.seed,
+        }
+        if self.temperature is not None:
+            keys["inference.sampling.type"] = "greedy" if self.temperature == 0 else "nucleus"
+        return {key: value for key, value in keys.items() if value is not None}
+
+
+NO_CHOICES = Choices()
+
+
+@contextmanager
+def opened(choices: Choices) -> Iterator[Session]:
+    """Load the effective model with its engine, and close it at the end.
+
+    Raises:
+        NotCheckedOut: no scope selects a model and `choices` names none.
+    """
+    resolved = settings(choices)
+    system = choices.system if choices.system is not None else resolved.system_prompt()
+    engine, source, engine_settings = engine_for(resolved)
+    with engine.load(source, engine_settings) as model:
+        yield Session(model=model, sampling=sampling(resolved), system=system, max_tokens=choices.max_tokens)
+
+
+def settings(choices: Choices) -> "Resolved":
+    """Every setting in force for the effective model."""
+    from metalchat_manifest import resolve
+
+    spec: ModelSpec | None = None
+    if choices.model is not None:
+        entry = store().find(choices.model)
+        spec = entry.spec
+        if spec is None:
+            raise errors.Usage(f"model '{entry.id}' is damaged: {entry.damaged}. Remove it and pull it again")
+    return resolve(home=home(), directory=Path.cwd(), environ=os.environ, flags=choices.flags(), model=spec)
+
+
+def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettings]":
+    """The engine that the settings name, and what to hand it."""
+    from metalchat_engine import EngineSettings, ModelSource, load_engine
+
+    if resolved.model is None:
+        raise errors.NotCheckedOut(
+            "requested scope not checked out. Run 'metalchat checkout ID', or begin with 'metalchat quickstart'"
+        )
+    path = store().path(resolved.model.id)
+    table = dict(resolved.section("engine"))
+    engine = load_engine(str(table.pop("name", "mlx")))
+    length = resolved.setting("inference.max_sequence_length")
+    chosen = length is not None and length.origin.scope != "config.json"
+    options = {name: setting.value for name, setting in resolved.options().items()}
+    return (
+        engine,
+        ModelSource(path=path, name=resolved.model.repository, options=options),
+        EngineSettings(context_length=int(length.value) if length is not None and chosen else None, extra=table),
+    )
+
+
+def sampling(resolved: "Resolved") -> "Sampling":
+    """The [inference.sampling] in force as the engine's contract has it; what nothing sets is left to the engine."""
+    from metalchat_engine import Sampling
+
+    table: Mapping[str, Value] = resolved.section("inference.sampling")
+    if table.get("type") == "greedy":
+        return Sampling(temperature=0.0, **_penalties(table))
+    seed, top_k = table.get("seed"), table.get("k")
+    return Sampling(
+        temperature=_number(table, "temperature"),
+        top_p=_number(table, "probability"),
+        top_k=None if top_k is None else int(top_k),
+        min_p=_number(table, "min_p"),
+        seed=None if seed is None else int(seed),
+        **_penalties(table),
+    )
+
+
+def _penalties(table: "Mapping[str, Value]") -> dict[str, float | None]:
+    return {name: _number(table, name) for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")}
+
+
+def _number(table: "Mapping[str, Value]", name: str) -> float | None:
+    value = table.get(name)
+    return None if value is None else float(value)

@@ -1,0 +1,149 @@
+"""The one way to the terminal: everything that metalchat did not write is made harmless here.
+
+What a model, a hub, a file name or a parser says may hold escape sequences that hide text, write to the
+clipboard or move the cursor. `safe_text` shows each control character instead of sending it; it looks at
+one character at a time, so it is the same for a stream cut anywhere.
+"""
+
+import json
+import os
+import re
+import sys
+from typing import Any
+
+# C0 without newline and tab, DEL, C1, and lone surrogates, which no encoder accepts.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# Characters that reorder or hide what surrounds them: harmless in an answer, not in a name that is trusted.
+_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]")
+
+_COLOURS = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
+
+
+def safe_text(text: str) -> str:
+    r"""`text` with every control character but newline and tab written out, such as `\x1b`."""
+    return _CONTROL.sub(_escape, text)
+
+
+def safe_name(text: str) -> str:
+    """`text` on one line: as `safe_text`, with newlines, tabs, bidirectional and invisible characters written out."""
+    text = _INVISIBLE.sub(_escape, safe_text(text))
+    return text.replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+def shows_progress() -> bool:
+    """Whether standard error is a terminal, where progress and hints are wanted."""
+    return sys.stderr.isatty()
+
+
+def write(text: str) -> None:
+    """Write a piece of an answer to standard output, at once."""
+    _put(safe_text(text))
+    sys.stdout.flush()
+
+
+def line(text: str = "") -> None:
+    """Write a line that others' words may be part of to standard output."""
+    _put(safe_text(text) + "\n")
+
+
+def row(*cells: str, separator: str = "  ", highlight: bool = False) -> None:
+    """Write one row of a list; each cell stays on that row. `highlight` colours the first one."""
+    safe = [safe_name(cell) for cell in cells]
+    if highlight:
+        safe[0] = paint(safe[0], "yellow", is_terminal())
+    _put(separator.join(safe) + "\n")
+
+
+def json_line(value: Any) -> None:
+    """Write one JSON document in pure ASCII, so that no control character passes unescaped."""
+    _put(json.dumps(value, ensure_ascii=True, indent=2).replace("\x7f", "\\u007f") + "\n")
+
+
+def note(text: str, colour: str | None = None) -> None:
+    """Write a line to standard error: a notice, a hint, statistics."""
+    sys.stderr.write(paint(safe_text(text), colour, sys.stderr.isatty()) + "\n")
+    sys.stderr.flush()
+
+
+def error(text: str) -> None:
+    """Write the one line that says what failed to standard error."""
+    note(safe_name(text), "red")
+
+
+def paint(text: str, colour: str | None, on_terminal: bool) -> str:
+    """`text` in a colour, only on a terminal and only where $NO_COLOR is not set."""
+    if colour is None or not on_terminal or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+
+_at_line_start = True
+
+
+def _put(text: str) -> None:
+    global _at_line_start
+    if not text:
+        return
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    _at_line_start = text.endswith("\n")
+
+
+def end_line() -> None:
+    """Finish a half-written line of standard output, if there is one and it is a terminal."""
+    if not _at_line_start and is_terminal():
+        _put("\n")
+    flush()
+
+
+def flush() -> None:
+    sys.stdout.flush()
+
+
+def read_secret(question: str) -> str:
+    """Ask for a secret without showing what is typed; the question goes to the terminal, not to standard output."""
+    import getpass
+
+    return getpass.getpass(safe_name(question) + " ")
+
+
+def read_stdin() -> str:
+    """All of standard input, as UTF-8.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    return sys.stdin.buffer.read().decode("utf-8")
+
+
+def can_ask() -> bool:
+    """Whether there is a person to ask: both ends of the conversation are terminals."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def aside(text: str) -> None:
+    """Write a piece of what a model thinks: dimmed on a terminal, nowhere else."""
+    if is_terminal():
+        _put(paint(safe_text(text), "dim", True))
+        sys.stdout.flush()
+
+
+def status(text: str) -> None:
+    """Show `text` in place of the last status on standard error, which is a terminal; empty text clears it."""
+    sys.stderr.write(f"\r\x1b[K{safe_name(text)}")
+    sys.stderr.flush()

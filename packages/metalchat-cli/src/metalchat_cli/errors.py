@@ -59,7 +59,9 @@ def exit_code(error: BaseException) -> int:
 
 def describe(error: BaseException) -> str:
     """One line, beginning as the older program's did where it had the same message."""
-    text = _one_line(str(error)) or type(error).__name__
+    from metalchat_credentials import redact
+
+    text = redact(_one_line(str(error))) or type(error).__name__
     if type(error).__name__ in ("ModelNotFound", "Corrupted"):
         return f"fatal: {text}"
     if isinstance(error, NotCheckedOut):
@@ -67,7 +69,9 @@ def describe(error: BaseException) -> str:
     if isinstance(getattr(type(error), "exit_code", None), int):
         return f"metalchat: error: {text}"
     if _is_usage(error):
-        return f"metalchat: error: {text.rstrip('.')}. See 'metalchat --help'"
+        text = text.partition(" Available commands:")[0].rstrip(".")
+        stop = "" if text.endswith("?") else "."
+        return f"metalchat: error: {text}{stop} See 'metalchat --help'"
     if isinstance(error, OSError):
         name = f" '{error.filename}'" if error.filename else ""
         return f"metalchat: error: {error.strerror or text}{name}"

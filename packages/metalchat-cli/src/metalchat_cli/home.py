@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metalchat_cli import errors
+from metalchat_cli import errors, terminal
 
 if TYPE_CHECKING:
     from metalchat_credentials import Credentials
@@ -35,4 +35,4 @@ def store() -> "Store":
 def credentials() -> "Credentials":
     from metalchat_credentials import Credentials
 
-    return Credentials(home(), environ=os.environ, directory=Path.cwd())
+    return Credentials(home(), environ=os.environ, directory=Path.cwd(), interactive=terminal.can_ask())

@@ -47,6 +47,11 @@ def shows_progress() -> bool:
     return sys.stderr.isatty()
 
 
+def value_text(value: bool | int | float | str) -> str:
+    """A setting's value as TOML and the command line write it, strings without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def write(text: str) -> None:
     """Write a piece of an answer to standard output, at once."""
     _put(safe_text(text))
@@ -106,7 +111,13 @@ def _put(text: str) -> None:
 
 def end_line() -> None:
     """Finish a half-written line of standard output, if there is one and it is a terminal."""
-    if not _at_line_start and is_terminal():
+    if is_terminal():
+        end_answer()
+
+
+def end_answer() -> None:
+    """Finish a half-written line of standard output, if there is one."""
+    if not _at_line_start:
         _put("\n")
     flush()
 

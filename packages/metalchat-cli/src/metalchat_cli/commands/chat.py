@@ -37,6 +37,7 @@ def chat(*, choices: Chosen = session.NO_CHOICES) -> None:
                 except ContextTooLong as error:
                     terminal.note(f"{error}. /reset forgets the conversation", "yellow")
                     continue
+                terminal.end_answer()
                 history = (*asked, Message.assistant(said.text))
 
 

@@ -45,7 +45,9 @@ def explain(key: str, /, *, json: bool = False) -> None:
         where = "" if layer.origin.path is None else str(layer.origin.path)
         if layer.origin.line is not None:
             where += f":{layer.origin.line}"
-        terminal.row("*" if layer is layers[-1] else " ", layer.origin.scope, f"{key}={layer.value}", where)
+        terminal.row(
+            "*" if layer is layers[-1] else " ", layer.origin.scope, f"{key}={terminal.value_text(layer.value)}", where
+        )
 
 
 @app.command(name="list")
@@ -64,4 +66,4 @@ def list_(*, json: bool = False) -> None:
         terminal.json_line([{"key": s.key, "value": s.value, "scope": s.origin.scope} for s in settings])
         return
     for setting in settings:
-        terminal.row(setting.origin.scope, f"{setting.key}={setting.value}")
+        terminal.row(setting.origin.scope, f"{setting.key}={terminal.value_text(setting.value)}")

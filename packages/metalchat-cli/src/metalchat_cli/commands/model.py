@@ -1,11 +1,12 @@
 """`metalchat model`: what the store holds, and how it gets there."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
+from cyclopts import Parameter
 
-from metalchat_cli import errors, progress, terminal
-from metalchat_cli.home import credentials, store
+from metalchat_cli import access, errors, progress, terminal
+from metalchat_cli.home import store
 
 if TYPE_CHECKING:
     from metalchat_engine import Inspection
@@ -25,10 +26,12 @@ def pull(repository: str, /, *, revision: str | None = None) -> None:
     revision
         A branch, tag or commit; the repository's default otherwise.
     """
+    kept = store()
+    kept.lookup(repository)  # raises for an address that is none, which may hold a login and must not be shown
     terminal.line(f"Pulling from '{terminal.safe_name(repository)}'...")
     terminal.flush()
-    with progress.shown() as shown:
-        pulled = store().pull(repository, revision=revision, authorize=credentials().authorization, progress=shown)
+    with access.granted() as granted, progress.shown() as shown:
+        pulled = kept.pull(repository, revision=revision, authorize=granted.authorization, progress=shown)
     for notice in pulled.notices:
         terminal.note(notice, "yellow")
     if pulled.adopted is not None and terminal.shows_progress():
@@ -80,7 +83,7 @@ def remove(model: str, /) -> None:
 
 @app.command
 def verify(
-    model: str | None = None, /, *, all: bool = False, json: bool = False
+    model: str | None = None, /, *, every: Annotated[bool, Parameter(name="--all")] = False, json: bool = False
 ) -> int:
     """Read every byte of a model and compare it with the digests it was pulled with.
 
@@ -88,12 +91,12 @@ def verify(
     ----------
     model
         An id, a unique beginning of one (4 characters or more), or a unique part of a repository's name.
-    all
+    every
         Verify every model.
     json
         Print JSON.
     """
-    if (model is None) != all:
+    if (model is None) != every:
         raise errors.Usage("name one model, or --all")
     kept = store()
     references = [entry.id for entry in kept.list()] if model is None else [model]
@@ -157,7 +160,8 @@ def _describe_remote(repository: str) -> dict[str, Any]:
     entry = kept.lookup(repository)
     if entry is not None:
         return _describe_kept(entry.id)
-    plan = kept.plan(repository, authorize=credentials().authorization)
+    with access.granted() as granted:
+        plan = kept.plan(repository, authorize=granted.authorization)
     return {
         "repository": plan.repository,
         "commit": plan.commit,

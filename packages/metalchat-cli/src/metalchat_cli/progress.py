@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class _Quiet:
     """Says only what a person must know."""
 
-    def plan(self, plan: "Plan") -> None:
+    def plan(self, listing: "Plan") -> None:
         pass
 
     def file(self, path: str, done: int, total: int | None) -> None:
@@ -25,10 +25,15 @@ class _Quiet:
         terminal.note(text)
 
 
-class _Shown(_Quiet):
+class _Shown:
+    """One bar a file."""
+
     def __init__(self, bars: "Bars") -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
+
+    def plan(self, listing: "Plan") -> None:
+        pass
 
     def file(self, path: str, done: int, total: int | None) -> None:
         if path not in self._tasks:

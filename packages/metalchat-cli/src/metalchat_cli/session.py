@@ -138,21 +138,18 @@ def sampling(resolved: "Resolved") -> "Sampling":
     from metalchat_engine import Sampling
 
     table: Mapping[str, Value] = resolved.section("inference.sampling")
-    if table.get("type") == "greedy":
-        return Sampling(temperature=0.0, **_penalties(table))
+    greedy = table.get("type") == "greedy"
     seed, top_k = table.get("seed"), table.get("k")
     return Sampling(
-        temperature=_number(table, "temperature"),
-        top_p=_number(table, "probability"),
-        top_k=None if top_k is None else int(top_k),
-        min_p=_number(table, "min_p"),
+        temperature=0.0 if greedy else _number(table, "temperature"),
+        top_p=None if greedy else _number(table, "probability"),
+        top_k=None if greedy or top_k is None else int(top_k),
+        min_p=None if greedy else _number(table, "min_p"),
         seed=None if seed is None else int(seed),
-        **_penalties(table),
+        repetition_penalty=_number(table, "repetition_penalty"),
+        presence_penalty=_number(table, "presence_penalty"),
+        frequency_penalty=_number(table, "frequency_penalty"),
     )
-
-
-def _penalties(table: "Mapping[str, Value]") -> dict[str, float | None]:
-    return {name: _number(table, name) for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")}
 
 
 def _number(table: "Mapping[str, Value]", name: str) -> float | None:

@@ -1,12 +1,15 @@
 """`metalchat checkout`: which model this directory, or this user, works with."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from metalchat_cli import errors, terminal
 from metalchat_cli.home import home, store
+
+if TYPE_CHECKING:
+    from metalchat_manifest import ModelSpec
 
 
 def checkout(
@@ -37,11 +40,10 @@ def checkout(
         terminal.note(f"Now on {entry.spec.repository}{' everywhere' if global_ else ''}.")
 
 
-def select(spec: object, path: Path) -> None:
-    """Write `spec` (a ModelSpec) as the [model] of the manifest at `path`."""
-    from metalchat_manifest import ModelSpec, edit
+def select(spec: "ModelSpec", path: Path) -> None:
+    """Write `spec` as the [model] of the manifest at `path`."""
+    from metalchat_manifest import edit
 
-    assert isinstance(spec, ModelSpec)
     path.parent.mkdir(parents=True, exist_ok=True)
     with edit(path, create=True) as editor:
         editor.set_model(spec)

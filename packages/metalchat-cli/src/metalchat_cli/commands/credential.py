@@ -36,21 +36,25 @@ def add(
     write
         Keep it for pushing; otherwise it is for reading.
     backend
-        Where the token is kept; 'metalchat plugins' lists the choices.
+        Where the token is, or is to be kept; 'metalchat plugins' lists the choices.
     secret
         The token itself. The process list and the shell's history show it: prefer the prompt.
     secret_stdin
         Read the token from standard input.
     secret_env
-        Read the token from this environment variable.
+        Read the token from this environment variable; with a backend that only reads, its name is kept, not its value.
     """
-    from metalchat_credentials import Purpose, Secret, parse_host
+    from metalchat_credentials import Purpose, Secret, SecretStore, load_backend, parse_host
 
     if host is None:
         raise errors.Usage("no host is named. Add --host, for example --host huggingface.co")
-    url = parse_host(host)
+    url, purpose = parse_host(host), Purpose.WRITE if write else Purpose.READ
+    if not isinstance(load_backend(backend), SecretStore):
+        if secret is not None or secret_stdin:
+            raise errors.Usage(f"'{backend}' only reads tokens. Drop --secret or --secret-stdin, or change --backend")
+        credentials().link(url, username=username, backend=backend, variable=secret_env, purpose=purpose)
+        return
     token = Secret.parse(_read(secret, secret_stdin, secret_env, f"Access token for {username} at {url.origin}:"))
-    purpose = Purpose.WRITE if write else Purpose.READ
     stored = credentials().add(url, username=username, secret=token, purpose=purpose, backend=backend)
     if terminal.shows_progress():
         terminal.note(f"The token is kept by {stored.kept_by}.")

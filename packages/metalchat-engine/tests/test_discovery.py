@@ -54,8 +54,9 @@ number = 7
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only place of distributions, at first of none; METALCHAT_PLUGINS is not set."""
     monkeypatch.delenv("METALCHAT_PLUGINS", raising=False)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if "site-packages" not in path])
+    # In this order: undone in reverse, the other one would leave the next tests without site-packages.
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if "site-packages" not in path])
     return tmp_path
 
 

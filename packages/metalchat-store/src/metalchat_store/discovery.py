@@ -12,6 +12,23 @@ if TYPE_CHECKING:
 
 GROUP = "metalchat.remotes"
 
+# The distributions of the metalchat project: METALCHAT_PLUGINS never restricts these.
+_BUILT_IN = frozenset(
+    {
+        "metalchat-chat",
+        "metalchat-cli",
+        "metalchat-credentials",
+        "metalchat-engine",
+        "metalchat-engine-llamacpp",
+        "metalchat-engine-mlx",
+        "metalchat-engine-openai",
+        "metalchat-manifest",
+        "metalchat-prompt",
+        "metalchat-server",
+        "metalchat-store",
+    }
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemotePoint:
@@ -25,7 +42,7 @@ class RemotePoint:
     @property
     def builtin(self) -> bool:
         """Whether a distribution of the metalchat project itself offers it."""
-        return re.sub(r"[-_.]+", "-", self.distribution).lower().startswith("metalchat-")
+        return re.sub(r"[-_.]+", "-", self.distribution).lower() in _BUILT_IN
 
 
 def installed_remotes() -> tuple[RemotePoint, ...]:

@@ -69,7 +69,8 @@ class Pull:
             stamp = None if digest is None else self._blobs.stamp(digest)
             return stamp is not None and stamp.size == (stamp.size if file.size is None else file.size)
 
-        return self._plan(listing, wanted, [file for file in wanted if not has(file)])
+        whole = isinstance(self._remote, Unpacks) and self._seems_whole(listing)
+        return self._plan(listing, wanted, [] if whole else [file for file in wanted if not has(file)])
 
     def run(self) -> Pulled:
         """Bring the model into the store and return its entry."""
@@ -90,21 +91,22 @@ class Pull:
             self._make_sure_of_space(listing, plan, present)
             if self._progress is not None:
                 self._progress.plan(plan)
-            with Gatherer(
-                layout=self._layout,
-                remote=self._remote,
-                listing=listing,
-                context=self._context,
-                waiting=self._waiting,
-                known=known,
-                present=present,
-                seen=self._seen,
-            ) as gatherer:
-                try:
-                    pulled = self._complete(listing, gatherer)
-                except UntrustedData:
-                    release(self._layout, (stored.digest for stored in gatherer.stored.values()))
-                    raise
+            try:
+                with Gatherer(
+                    layout=self._layout,
+                    remote=self._remote,
+                    listing=listing,
+                    context=self._context,
+                    waiting=self._waiting,
+                    known=known,
+                    present=present,
+                    seen=self._seen,
+                ) as gatherer:
+                    pulled = self._guarded(listing, gatherer)
+            except UntrustedData:
+                if isinstance(self._remote, Unpacks):  # an archive that is of no use is not kept for the next pull
+                    self._tidy(listing)
+                raise
             self._tidy(listing, pulled.entry.id)
             return pulled
 
@@ -133,6 +135,16 @@ class Pull:
         by_name = {file.path: file for file in listing.files}
         return tuple(by_name[name] for name in names)
 
+    def _seems_whole(self, listing: Listing) -> bool:
+        """Whether there is an entry of this commit that is not visibly damaged."""
+        return any(
+            entry.spec is not None
+            and entry.damaged is None
+            and entry.commit == listing.commit
+            and normalise(entry.spec.repository) == self._source.repository
+            for entry in self._entries.all()
+        )
+
     def _present(self, wanted: Iterable[RemoteFile], known: Known) -> Mapping[str, Stored]:
         if isinstance(self._remote, Unpacks):
             return {}
@@ -159,10 +171,20 @@ class Pull:
                 needed -= min(_partials.activity(self._layout, key_of(listing, file))[0], file.size or 0)
         if isinstance(self._remote, Unpacks):
             needed += plan.download_bytes or 0
+        self._make_room(needed)
+
+    def _make_room(self, needed: int) -> None:
         needed = max(0, needed + needed // 100)
         self._missing = needed
         if needed > shutil.disk_usage(self._layout.home).free:
             raise no_space(self._layout.home, needed)
+
+    def _guarded(self, listing: Listing, gatherer: Gatherer) -> Pulled:
+        try:
+            return self._complete(listing, gatherer)
+        except UntrustedData:
+            release(self._layout, (stored.digest for stored in gatherer.stored.values()))
+            raise
 
     def _complete(self, listing: Listing, gatherer: Gatherer) -> Pulled:
         try:
@@ -214,6 +236,8 @@ class Pull:
                 gatherer.gather(found[name] for name in names)
 
         selection = select(self._source.repository, found.values(), self._source.gguf)
+        if isinstance(self._remote, Unpacks):  # before, only the size of the archive was known
+            self._make_room(sum(found[name].size or 0 for name in selection.names if name not in gatherer.stored))
         bring(selection.others)
         if selection.variant == "gguf":
             bring(selection.weights)
@@ -266,9 +290,9 @@ class Pull:
         if others and self._entries.read(id).commit == commit:
             self._snapshots.forget(others, self._blobs)
 
-    def _tidy(self, listing: Listing, id: str) -> None:
+    def _tidy(self, listing: Listing, *ids: str) -> None:
         """Delete what is of no more use among the unfinished files."""
-        _partials.tidy(self._layout, frozenset(key_of(listing, file) for file in listing.files) | {id})
+        _partials.tidy(self._layout, frozenset([*ids, *(key_of(listing, file) for file in listing.files)]))
 
     def _locked(self, id: str) -> AbstractContextManager[None]:
         return entry_lock(self._layout, id, self._context.notice, self._waiting.clock, self._waiting.pause)

@@ -1,5 +1,6 @@
 """Where a model comes from: the address a person gave, and the remote that serves it."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,32 +12,54 @@ from metalchat_store.errors import InvalidRepository, NetworkError
 from metalchat_store.remote import Closes, Listing, Remote, RemoteContext
 from metalchat_store.selection import split_file
 
+_VERSION = re.compile(r"[A-Za-z0-9!+._-]{1,128}")
+
 Remotes = Mapping[str, Callable[[], Remote]]
 """Factories of remotes by URL scheme, before and beside the installed ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """An address in its parts. `repository` is its normalised form, `address` the same without `file=`."""
+    """An address in its parts. `repository` is its normalised form, `address` the same without `file=`.
+
+    `version` is that of `pypi:NAME==VERSION`. It is no part of `repository`: like a revision it says which state of a
+    model is meant, not which model.
+    """
 
     repository: str
     address: str
     gguf: str | None
+    version: str | None = None
 
     @property
     def scheme(self) -> str:
         """Selects the remote."""
         return self.address.partition(":")[0]
 
+    def means(self, repository: str, commit: str | None) -> bool:
+        """Whether what was pulled from `repository` at `commit` is what this address names."""
+        if repository != self.repository:
+            return False
+        return self.version is None or (commit or "").partition("-sha256-")[0] == self.version.lower()
+
 
 def parse_source(repository: str) -> Source:
     """Take an address apart; `InvalidRepository` if it is not one."""
+    version = None
+    scheme, _, rest = repository.partition(":")
+    if scheme.lower() == "pypi":
+        name, mark, tail = rest.partition("==")
+        if mark:
+            version, question, query = tail.partition("?")
+            if _VERSION.fullmatch(version) is None:
+                raise InvalidRepository("after 'pypi:NAME==' stands the version of a distribution")
+            repository = f"{scheme}:{name}{question}{query}"
     normalised = normalise(repository)
     try:
         address, gguf = split_file(normalised)
     except ValueError as error:
         raise InvalidRepository("this is not the address of a model's repository: it is malformed") from error
-    return Source(repository=normalised, address=address, gguf=gguf)
+    return Source(repository=normalised, address=address, gguf=gguf, version=version)
 
 
 def normalise(repository: str) -> str:

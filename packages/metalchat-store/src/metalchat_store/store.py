@@ -86,11 +86,13 @@ class Store:
 
     def lookup(self, repository: str) -> Entry | None:
         """The undamaged model that was pulled from that address; None if there is none."""
-        from metalchat_store.sources import normalise
+        from metalchat_store.sources import normalise, parse_source
 
-        wanted = normalise(repository)
+        source = parse_source(repository)
         for entry in self.list():
-            if entry.spec is not None and entry.damaged is None and normalise(entry.spec.repository) == wanted:
+            if entry.spec is None or entry.damaged is not None:
+                continue
+            if source.means(normalise(entry.spec.repository), entry.commit):
                 return entry
         return None
 
@@ -168,12 +170,15 @@ class Store:
         import threading
 
         from metalchat_store._progress import OneAtATime
+        from metalchat_store.errors import InvalidRepository
         from metalchat_store.pull import Pull
         from metalchat_store.remote import RemoteContext
         from metalchat_store.sources import opened, parse_source
         from metalchat_store.transfer import Waiting
 
         source = parse_source(repository)
+        if source.version is not None and (revision or source.version).partition("-sha256-")[0] != source.version:
+            raise InvalidRepository("the address names a version, the option another revision: give one of them")
         told = None if progress is None else OneAtATime(progress)
         context = RemoteContext(
             authorize=_nobody if authorize is None else authorize,
@@ -186,7 +191,7 @@ class Store:
             yield Pull(
                 layout=self._layout,
                 source=source,
-                revision=revision,
+                revision=source.version if revision is None else revision,
                 remote=remote,
                 context=context,
                 waiting=Waiting(clock=self._clock, sleep=self._sleep, stop=threading.Event()),

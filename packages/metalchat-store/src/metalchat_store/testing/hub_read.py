@@ -255,10 +255,12 @@ class ReadRoutes:
 def ranged(request: Recorded, data: bytes, etag: str) -> Reply:
     """The bytes of a file, or the part that `Range` and `If-Range` ask for."""
     headers = [("ETag", etag), ("Accept-Ranges", "bytes"), ("Content-Type", "application/octet-stream")]
-    asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.header("Range") or "")
+    asked = re.fullmatch(r"bytes=(?=-?\d)(\d*)-(\d*)", request.header("Range") or "")
     if asked is None or request.header("If-Range") not in (None, etag):
         return Reply(headers=headers, body=data)
-    start, end = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+    start, end = max(0, len(data) - int(asked[2] or 0)), len(data) - 1
+    if asked[1]:
+        start, end = int(asked[1]), min(int(asked[2] or len(data)), end)
     if start >= len(data) or end < start:
         return Reply(status=416, headers=[*headers, ("Content-Range", f"bytes */{len(data)}")])
     span = ("Content-Range", f"bytes {start}-{end}/{len(data)}")

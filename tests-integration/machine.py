@@ -41,6 +41,24 @@ class Keyring(KeyringBackend):
         self._write(items)
 '''
 
+WATCH = '''
+"""Writes every connection and every look-up of a name to the file of $TEST_CONNECTIONS, in all processes."""
+
+import os
+import socket
+import sys
+
+_path = os.environ.get("TEST_CONNECTIONS")
+if _path:
+    _log = os.open(_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def _watch(event, arguments):
+        if event == "socket.getaddrinfo" or (event == "socket.connect" and arguments[0].family != socket.AF_UNIX):
+            os.write(_log, f"{event} {arguments[1:]}\\n".encode())
+
+    sys.addaudithook(_watch)
+'''
+
 
 class Machine:
     """`home` is the person's; `work` is where they are; `keychain` is outside both."""
@@ -52,6 +70,7 @@ class Machine:
         modules = directory / "modules"
         modules.mkdir()
         (modules / "test_keychain.py").write_text(KEYCHAIN)
+        (modules / "sitecustomize.py").write_text(WATCH)
         self.environ = {
             "PATH": f"{COMMAND.parent}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(self.home),

@@ -2,10 +2,11 @@
 
 import os
 import signal
-import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from metalchat_cli import __version__, errors, terminal
+from metalchat_cli.home import HOME_VARIABLE
 
 if TYPE_CHECKING:
     import cyclopts
@@ -32,7 +33,7 @@ EPILOGUE = (
 
 
 def build(arguments: list[str]) -> "cyclopts.App":
-    """The whole command tree. Third parties' commands are looked for only where one could be meant."""
+    """The whole command tree. Others' commands are looked for only where one could be meant."""
     import cyclopts
 
     app = cyclopts.App(
@@ -48,55 +49,72 @@ def build(arguments: list[str]) -> "cyclopts.App":
     for name, (where, summary) in COMMANDS.items():
         app.command(where, name=name, help=summary)
     if not arguments or arguments[0] not in COMMANDS:
-        from metalchat_engine.plugins import plugin_points
+        from metalchat_cli import extensions
 
-        for point in plugin_points("metalchat.commands"):
-            if point.name in COMMANDS:
-                raise errors.CommandConflict(
-                    f"'{point.distribution}' offers the command '{point.name}', which metalchat-cli has already. "
-                    f"Uninstall one of the two"
-                )
-            if point.allowed:
-                app.command(point.value, name=point.name, help=f"From {point.distribution}.")
+        extensions.attach(app, arguments[0] if arguments else None, COMMANDS)
     return app
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line; every outcome is an exit code, and every failure one line on standard error."""
+    before = os.environ.get(HOME_VARIABLE)
     try:
-        arguments = _choose_home(arguments)
-        if arguments[:1] == ["-"]:
-            arguments = ["prompt", *arguments]
-        app = build(arguments)
-        outcome = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-        terminal.flush()
-        return outcome if isinstance(outcome, int) else 0
+        return _dispatch(arguments)
     except KeyboardInterrupt:
-        terminal.end_line()
+        with suppress(OSError):
+            terminal.end_line()
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader of a pipe went away; nothing more can be said to it, not even by the interpreter at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except Exception as error:
-        if os.environ.get("METALCHAT_DEBUG"):
-            raise
-        terminal.end_line()
-        terminal.error(errors.describe(error))
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever it is becomes a line and a code
+        _report(error)
         return errors.exit_code(error)
+    finally:
+        _restore(before)
+        terminal.settle()
+
+
+def _dispatch(arguments: list[str]) -> int:
+    arguments = _choose_home(arguments)
+    if arguments[:1] == ["-"]:
+        arguments = ["prompt", *arguments]
+    app = build(arguments)
+    try:
+        outcome = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except SystemExit as end:  # what others' commands end with
+        outcome = end.code
+        if isinstance(outcome, str):
+            raise errors.Ended(outcome) from end
+    terminal.flush()
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _report(error: Exception) -> None:
+    with suppress(OSError):
+        terminal.end_line()
+    if os.environ.get("METALCHAT_DEBUG"):
+        terminal.trace(error)
+    terminal.error(errors.describe(error))
 
 
 def _choose_home(arguments: list[str]) -> list[str]:
     """Take `-f DIRECTORY` from the front of the command line and let it decide the home."""
-    if not arguments:
-        return arguments
-    first, rest = arguments[0], arguments[1:]
+    first, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if first in ("-f", "--file"):
-        if not rest:
-            raise errors.Usage(f"{first} needs a directory. Write: metalchat {first} DIRECTORY COMMAND")
-        os.environ["METALCHAT_HOME"] = rest[0]
-        return rest[1:]
-    if first.startswith("--file="):
-        os.environ["METALCHAT_HOME"] = first.removeprefix("--file=")
-        return rest
-    return arguments
+        directory, rest = (rest[0], rest[1:]) if rest else ("", [])
+    elif first.startswith("--file="):
+        directory = first.removeprefix("--file=")
+    else:
+        return arguments
+    if not directory:
+        raise errors.Usage("-f needs a directory. Write: metalchat -f DIRECTORY COMMAND")
+    os.environ[HOME_VARIABLE] = directory
+    return rest
+
+
+def _restore(before: str | None) -> None:
+    # A caller in the same process keeps its environment.
+    if before is None:
+        os.environ.pop(HOME_VARIABLE, None)
+    else:
+        os.environ[HOME_VARIABLE] = before

@@ -1,18 +1,19 @@
 """What the command line itself can get wrong, and how any error becomes a line and an exit code.
 
-    CliError
-    ├── Usage                   an option or argument to change
-    ├── CommandConflict         a plug-in offers a command that exists already
-    ├── NotCheckedOut           the scope that was asked for selects no model
-    └── NotSet                  an option that no manifest sets
+    CliError                    1
+    ├── Usage                   2  an option or argument to change
+    ├── CommandConflict         2  a plug-in offers a command that exists already
+    ├── NotCheckedOut           2  the scope that was asked for selects no model
+    ├── NotSet                  4  an option that no manifest sets
+    ├── OutputFailed            7  standard output cannot be written
+    ├── CommandUnusable         1  what a distribution registered as a command is none
+    └── Ended                   1  somebody else's command ended with a message
 
 The packages' own errors carry an `exit_code`; everything else is the program's own fault, code 1.
 """
 
-import errno
+import re
 from typing import ClassVar
-
-DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES}
 
 
 class CliError(Exception):
@@ -45,6 +46,20 @@ class NotSet(CliError):
     exit_code: ClassVar[int] = 4
 
 
+class OutputFailed(CliError):
+    """Standard output cannot be written: a full disk, most often."""
+
+    exit_code: ClassVar[int] = 7
+
+
+class CommandUnusable(CliError):
+    """What a distribution registered as a command is neither a function nor a cyclopts App."""
+
+
+class Ended(CliError):
+    """A command of another distribution ended the program with a message."""
+
+
 def exit_code(error: BaseException) -> int:
     """1 own fault, 2 usage or manifest, 3 credentials, 4 not found, 5 network, 6 integrity, 7 disk, 8 refused."""
     code = getattr(type(error), "exit_code", None)
@@ -52,9 +67,8 @@ def exit_code(error: BaseException) -> int:
         return code
     if _is_usage(error):
         return 2
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return 7
-    return 1
+    # What is not about a file, such as a socket, has been translated by the package that opened it.
+    return 7 if isinstance(error, OSError) and error.filename is not None else 1
 
 
 def describe(error: BaseException) -> str:
@@ -69,18 +83,30 @@ def describe(error: BaseException) -> str:
     if isinstance(getattr(type(error), "exit_code", None), int):
         return f"metalchat: error: {text}"
     if _is_usage(error):
-        text = text.partition(" Available commands:")[0].rstrip(".")
-        stop = "" if text.endswith("?") else "."
-        return f"metalchat: error: {text}{stop} See 'metalchat --help'"
+        return f"metalchat: error: {_usage(error, text)}"
     if isinstance(error, OSError):
-        name = f" '{error.filename}'" if error.filename else ""
-        return f"metalchat: error: {error.strerror or text}{name}"
+        name = f"{error.filename}: " if error.filename is not None else ""
+        return f"metalchat: error: {name}{(error.strerror or text).lower()}"
     return f"metalchat: error: unexpected {type(error).__name__}: {text}. METALCHAT_DEBUG=1 shows where"
 
 
 def _is_usage(error: BaseException) -> bool:
     # By name: importing cyclopts only to compare would cost every failing command its start-up time.
     return any(kind.__name__ == "CycloptsError" for kind in type(error).__mro__)
+
+
+def _usage(error: BaseException, text: str) -> str:
+    """What is wrong with the command line, and which help to read; an argument's value may be a token."""
+    kind = type(error).__name__
+    unused: list[str] = getattr(error, "unused_tokens", None) or [""]
+    chain: tuple[str, ...] = tuple(getattr(error, "command_chain", None) or ())
+    if kind == "UnusedCliTokensError":
+        text = "there is one argument too many" if "credential" in chain else f"unexpected argument '{unused[0]}'"
+    elif kind == "UnknownOptionError":
+        text = re.sub(r"(Unknown option: \S*?)=.*?(?= Did you mean|$)", r"\1.", text)
+    text = text.partition(" Available commands:")[0].rstrip(".")
+    stop = "" if text.endswith("?") else "."
+    return f"{text}{stop} See '{' '.join(('metalchat', *chain))} --help'"
 
 
 def _one_line(text: str) -> str:

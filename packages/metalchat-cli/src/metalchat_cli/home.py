@@ -1,4 +1,4 @@
-"""Where metalchat keeps its state: the home directory and the store and credentials in it."""
+"""Where a command works: the home with its store and credentials, the working directory, the settings in force."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 from metalchat_cli import errors, terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from metalchat_credentials import Credentials
+    from metalchat_manifest import ModelSpec, Resolved, Value
     from metalchat_store import Store
+
+
+HOME_VARIABLE = "METALCHAT_HOME"
 
 
 def home() -> Path:
@@ -17,13 +23,39 @@ def home() -> Path:
     Raises:
         Usage: there is no home directory to put it in.
     """
-    chosen = os.environ.get("METALCHAT_HOME")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
+    chosen = os.environ.get(HOME_VARIABLE)
     try:
-        return Path.home() / ".metalchat"
+        path = Path(chosen).expanduser() if chosen else Path.home() / ".metalchat"
     except RuntimeError as error:
         raise errors.Usage("there is no home directory. Set METALCHAT_HOME to the directory to use") from error
+    return path if path.is_absolute() else directory() / path
+
+
+def directory() -> Path:
+    """The working directory.
+
+    Raises:
+        Usage: somebody removed it.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise errors.Usage("the working directory does not exist any more. Change to another one") from error
+
+
+def local_manifest() -> Path | None:
+    """The manifest of the local scope: in the working directory or its parents, up to the user's home or a `.git`."""
+    from metalchat_manifest import find_local
+
+    user = os.environ.get("HOME")
+    return find_local(directory(), home=Path(user) if user else home().parent)
+
+
+def settings(flags: "Mapping[str, Value] | None" = None, model: "ModelSpec | None" = None) -> "Resolved":
+    """Every setting in force here."""
+    from metalchat_manifest import resolve
+
+    return resolve(home=home(), directory=directory(), environ=os.environ, flags=flags or {}, model=model)
 
 
 def store() -> "Store":
@@ -32,7 +64,21 @@ def store() -> "Store":
     return Store(home(), environ=os.environ)
 
 
+def whole(reference: str) -> "ModelSpec":
+    """The specification of a model in the store that has no visible damage.
+
+    Raises:
+        Corrupted: it has.
+    """
+    from metalchat_store import Corrupted
+
+    entry = store().find(reference)
+    if entry.spec is None or entry.damaged is not None:
+        raise Corrupted(f"model '{entry.id}' is corrupted")
+    return entry.spec
+
+
 def credentials() -> "Credentials":
     from metalchat_credentials import Credentials
 
-    return Credentials(home(), environ=os.environ, directory=Path.cwd(), interactive=terminal.can_ask())
+    return Credentials(home(), environ=os.environ, directory=directory(), interactive=terminal.can_ask())

@@ -41,7 +41,7 @@ class _Shown:
         self._bars.update(self._tasks[path], completed=done, total=total)
 
     def message(self, text: str) -> None:
-        self._bars.console.print(terminal.safe_name(text), markup=False, highlight=False)
+        self._bars.console.print(terminal.safe_name(text), markup=False, highlight=False, emoji=False)
 
 
 @contextmanager

@@ -1,18 +1,15 @@
 """From what is checked out and configured to a loaded model, and what to ask it with."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metalchat_cli import errors
-from metalchat_cli.home import home, store
+from metalchat_cli import errors, home
 
 if TYPE_CHECKING:
     from metalchat_engine import Engine, EngineSettings, GenerationRequest, Message, Model, ModelSource, Sampling
-    from metalchat_manifest import ModelSpec, Resolved, Value
+    from metalchat_manifest import Resolved, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +66,34 @@ class Choices:
     seed: int | None = None
 
     def flags(self) -> "dict[str, Value]":
-        """The choices as manifest keys."""
-        keys: dict[str, Value | None] = {
-            "engine.name": self.engine,
-            "inference.sampling.temperature": self.temperature,
-            "inference.sampling.probability": self.top_p,
-            "inference.sampling.k": self.top_k,
-            "inference.sampling.seed": self.seed,
-        }
+        """The choices as manifest keys.
+
+        Raises:
+            Usage: an option whose value is out of range.
+        """
+        from metalchat_manifest import KEYS
+
+        keys: dict[str, Value] = {}
+        for option, (key, value) in self._keys().items():
+            if value is not None:
+                problem = KEYS[key].problem(value)
+                if problem is not None:
+                    raise errors.Usage(f"--{option} {problem}")
+                keys[key] = value
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise errors.Usage(f"--max-tokens is {self.max_tokens}, expected an integer from 1")
         if self.temperature is not None:
             keys["inference.sampling.type"] = "greedy" if self.temperature == 0 else "nucleus"
-        return {key: value for key, value in keys.items() if value is not None}
+        return keys
+
+    def _keys(self) -> "dict[str, tuple[str, Value | None]]":
+        return {
+            "engine": ("engine.name", self.engine),
+            "temperature": ("inference.sampling.temperature", self.temperature),
+            "top-p": ("inference.sampling.probability", self.top_p),
+            "top-k": ("inference.sampling.k", self.top_k),
+            "seed": ("inference.sampling.seed", self.seed),
+        }
 
 
 NO_CHOICES = Choices()
@@ -101,15 +115,8 @@ def opened(choices: Choices) -> Iterator[Session]:
 
 def settings(choices: Choices) -> "Resolved":
     """Every setting in force for the effective model."""
-    from metalchat_manifest import resolve
-
-    spec: ModelSpec | None = None
-    if choices.model is not None:
-        entry = store().find(choices.model)
-        spec = entry.spec
-        if spec is None:
-            raise errors.Usage(f"model '{entry.id}' is damaged: {entry.damaged}. Remove it and pull it again")
-    return resolve(home=home(), directory=Path.cwd(), environ=os.environ, flags=choices.flags(), model=spec)
+    flags = choices.flags()
+    return home.settings(flags, None if choices.model is None else home.whole(choices.model))
 
 
 def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettings]":
@@ -120,7 +127,7 @@ def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettin
         raise errors.NotCheckedOut(
             "requested scope not checked out. Run 'metalchat checkout ID', or begin with 'metalchat quickstart'"
         )
-    path = store().path(resolved.model.id)
+    path = home.store().path(resolved.model.id)
     table = dict(resolved.section("engine"))
     engine = load_engine(str(table.pop("name", "mlx")))
     length = resolved.setting("inference.max_sequence_length")

@@ -9,7 +9,11 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
+
+from metalchat_cli import errors
 
 # C0 without newline and tab, DEL, C1, and lone surrogates, which no encoder accepts.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -42,9 +46,14 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def shows_progress() -> bool:
-    """Whether standard error is a terminal, where progress and hints are wanted."""
+def shows_hints() -> bool:
+    """Whether standard error is a terminal, where somebody reads along."""
     return sys.stderr.isatty()
+
+
+def shows_progress() -> bool:
+    """Whether standard error is a terminal that can go back to the start of a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def value_text(value: bool | int | float | str) -> str:
@@ -55,7 +64,7 @@ def value_text(value: bool | int | float | str) -> str:
 def write(text: str) -> None:
     """Write a piece of an answer to standard output, at once."""
     _put(safe_text(text))
-    sys.stdout.flush()
+    flush()
 
 
 def line(text: str = "") -> None:
@@ -77,14 +86,25 @@ def json_line(value: Any) -> None:
 
 
 def note(text: str, colour: str | None = None) -> None:
-    """Write a line to standard error: a notice, a hint, statistics."""
-    sys.stderr.write(paint(safe_text(text), colour, sys.stderr.isatty()) + "\n")
-    sys.stderr.flush()
+    """Write one line to standard error: a notice, a hint, statistics, what failed. Nobody listening is no failure."""
+    with suppress(OSError):
+        sys.stderr.write(paint(safe_name(text), colour, sys.stderr.isatty()) + "\n")
+        sys.stderr.flush()
+
+
+def trace(error: BaseException) -> None:
+    """Write where an error came from to standard error, for who set METALCHAT_DEBUG."""
+    import traceback
+
+    from metalchat_credentials import redact
+
+    with suppress(OSError):
+        sys.stderr.write(safe_text(redact("".join(traceback.format_exception(error)))))
 
 
 def error(text: str) -> None:
     """Write the one line that says what failed to standard error."""
-    note(safe_name(text), "red")
+    note(text, "red")
 
 
 def paint(text: str, colour: str | None, on_terminal: bool) -> str:
@@ -101,11 +121,12 @@ def _put(text: str) -> None:
     global _at_line_start
     if not text:
         return
-    try:
-        sys.stdout.write(text)
-    except UnicodeEncodeError:
-        encoding = sys.stdout.encoding or "ascii"
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    with _output():
+        try:
+            sys.stdout.write(text)
+        except UnicodeEncodeError:
+            encoding = sys.stdout.encoding or "ascii"
+            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     _at_line_start = text.endswith("\n")
 
 
@@ -123,23 +144,68 @@ def end_answer() -> None:
 
 
 def flush() -> None:
-    sys.stdout.flush()
+    """Send what was written.
+
+    Raises:
+        OutputFailed: it cannot be sent.
+    """
+    with _output():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise errors.OutputFailed(f"standard output cannot be written: {reason}") from error
+
+
+def settle() -> None:
+    """End with standard output: what could not be sent is dropped, or the interpreter would complain at its exit."""
+    global _at_line_start
+    _at_line_start = True
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
 
 
 def read_secret(question: str) -> str:
-    """Ask for a secret without showing what is typed; the question goes to the terminal, not to standard output."""
-    import getpass
-
-    return getpass.getpass(safe_name(question) + " ")
-
-
-def read_stdin() -> str:
-    """All of standard input, as UTF-8.
+    """Ask for a secret without showing what is typed; the question goes to the terminal, not to standard output.
 
     Raises:
-        ValueError: it is not UTF-8.
+        Usage: the person gave none.
     """
-    return sys.stdin.buffer.read().decode("utf-8")
+    import getpass
+
+    try:
+        return getpass.getpass(safe_name(question) + " ")
+    except EOFError as error:
+        raise errors.Usage("no token was given") from error
+
+
+def read_stdin(limit: int) -> bytes:
+    """At most `limit` bytes of standard input; fewer only at its end."""
+    return sys.stdin.buffer.read(limit)
+
+
+def lines() -> Iterator[str]:
+    """Standard input, line by line, without line ends.
+
+    Raises:
+        Usage: a line is not UTF-8.
+    """
+    for number, data in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield data.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise errors.Usage(f"line {number} of standard input is not UTF-8 text (byte {error.start})") from error
 
 
 def can_ask() -> bool:
@@ -151,10 +217,11 @@ def aside(text: str) -> None:
     """Write a piece of what a model thinks: dimmed on a terminal, nowhere else."""
     if is_terminal():
         _put(paint(safe_text(text), "dim", True))
-        sys.stdout.flush()
+        flush()
 
 
 def status(text: str) -> None:
     """Show `text` in place of the last status on standard error, which is a terminal; empty text clears it."""
-    sys.stderr.write(f"\r\x1b[K{safe_name(text)}")
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.write(f"\r\x1b[K{safe_name(text)}")
+        sys.stderr.flush()

@@ -17,7 +17,8 @@ def chat(*, choices: Chosen = session.NO_CHOICES) -> None:
     from metalchat_engine import ContextTooLong, Message
 
     with session.opened(choices) as opened:
-        if terminal.can_ask():
+        asked_by_a_person = terminal.can_ask()
+        if asked_by_a_person:
             terminal.note(f"{opened.model.info.name}. {HELP}", "dim")
         history: tuple[Message, ...] = ()
         for text in _turns():
@@ -37,6 +38,8 @@ def chat(*, choices: Chosen = session.NO_CHOICES) -> None:
                 except ContextTooLong as error:
                     terminal.note(f"{error}. /reset forgets the conversation", "yellow")
                     continue
+                if said.finish is None and not asked_by_a_person:
+                    raise KeyboardInterrupt
                 terminal.end_answer()
                 history = (*asked, Message.assistant(said.text))
 
@@ -44,12 +47,13 @@ def chat(*, choices: Chosen = session.NO_CHOICES) -> None:
 def _turns() -> Iterator[str]:
     """What the person says, turn by turn; from a pipe, a line a turn."""
     if not terminal.can_ask():
-        for line in sys.stdin:
-            yield line.rstrip("\n")
+        yield from terminal.lines()
         return
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.output import create_output
 
-    prompt: PromptSession[str] = PromptSession()
+    # What is asked does not belong among answers that are written to a file.
+    prompt: PromptSession[str] = PromptSession(output=None if terminal.is_terminal() else create_output(sys.stderr))
     while True:
         try:
             yield prompt.prompt(">>> ")

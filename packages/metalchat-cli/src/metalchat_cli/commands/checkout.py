@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from metalchat_cli import errors, terminal
-from metalchat_cli.home import home, store
+from metalchat_cli import errors, home, terminal
 
 if TYPE_CHECKING:
     from metalchat_manifest import ModelSpec
@@ -32,18 +31,16 @@ def checkout(
     """
     if local and global_:
         raise errors.Usage("give only one of --local and --global")
-    entry = store().find(model)
-    if entry.spec is None:
-        raise errors.Usage(f"model '{entry.id}' is damaged: {entry.damaged}. Remove it and pull it again")
-    select(entry.spec, home() / "metalchat.toml" if global_ else Path.cwd() / "metalchat.toml")
-    if terminal.shows_progress():
-        terminal.note(f"Now on {entry.spec.repository}{' everywhere' if global_ else ''}.")
+    spec = home.whole(model)
+    select(spec, (home.home() if global_ else home.directory()) / "metalchat.toml")
+    if terminal.shows_hints():
+        terminal.note(f"Now on {spec.repository}{' wherever nothing else is selected' if global_ else ''}.")
 
 
 def select(spec: "ModelSpec", path: Path) -> None:
     """Write `spec` as the [model] of the manifest at `path`."""
     from metalchat_manifest import edit
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with edit(path, create=True) as editor:
         editor.set_model(spec)

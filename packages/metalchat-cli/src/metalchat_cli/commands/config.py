@@ -1,19 +1,20 @@
 """`metalchat config`: every setting in force, and every layer that had a say in it."""
 
-import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cyclopts
 
-from metalchat_cli import errors, terminal
-from metalchat_cli.home import home
+from metalchat_cli import errors, home, terminal
+
+if TYPE_CHECKING:
+    from metalchat_manifest import Setting
 
 app = cyclopts.App(name="config", help="See every setting, and why it has its value.", help_format="plaintext")
 
 
 @app.command
 def explain(key: str, /, *, json: bool = False) -> None:
-    """Print every layer's value of a setting, weakest first, and which one won.
+    """Print every layer's value of a setting, weakest first, the one in force marked with *.
 
     Parameters
     ----------
@@ -22,9 +23,9 @@ def explain(key: str, /, *, json: bool = False) -> None:
     json
         Print JSON.
     """
-    from metalchat_manifest import resolve
-
-    layers = resolve(home=home(), directory=Path.cwd(), environ=os.environ).explain(key)
+    resolved = home.settings()
+    layers: list[tuple[Setting, str]] = [(each.setting, each.reason) for each in resolved.ignored]
+    layers = [layer for layer in layers if layer[0].key == key] + [(layer, "") for layer in resolved.explain(key)]
     if json:
         terminal.json_line(
             [
@@ -33,21 +34,28 @@ def explain(key: str, /, *, json: bool = False) -> None:
                     "scope": layer.origin.scope,
                     "path": None if layer.origin.path is None else str(layer.origin.path),
                     "line": layer.origin.line,
-                    "wins": layer is layers[-1],
+                    "variable": layer.origin.variable,
+                    "ignored": ignored or None,
+                    "wins": not ignored and layer is layers[-1][0],
                 }
-                for layer in layers
+                for layer, ignored in layers
             ]
         )
         return
     if not layers:
         raise errors.NotSet(f"'{key}' is not set anywhere. 'metalchat config list' shows what is set")
-    for layer in layers:
-        where = "" if layer.origin.path is None else str(layer.origin.path)
-        if layer.origin.line is not None:
-            where += f":{layer.origin.line}"
-        terminal.row(
-            "*" if layer is layers[-1] else " ", layer.origin.scope, f"{key}={terminal.value_text(layer.value)}", where
-        )
+    for layer, ignored in layers:
+        mark = "-" if ignored else "*" if layer is layers[-1][0] else " "
+        where = _where(layer) + (f"  not in force: {ignored}" if ignored else "")
+        cell = f"{key}={terminal.value_text(layer.value)}"
+        terminal.row(mark, layer.origin.scope, cell, *([where] if where else []))
+
+
+def _where(setting: "Setting") -> str:
+    origin = setting.origin
+    if origin.path is None:
+        return origin.variable or ""
+    return str(origin.path) if origin.line is None else f"{origin.path}:{origin.line}"
 
 
 @app.command(name="list")
@@ -59,9 +67,7 @@ def list_(*, json: bool = False) -> None:
     json
         Print JSON.
     """
-    from metalchat_manifest import resolve
-
-    settings = resolve(home=home(), directory=Path.cwd(), environ=os.environ).settings()
+    settings = home.settings().settings()
     if json:
         terminal.json_line([{"key": s.key, "value": s.value, "scope": s.origin.scope} for s in settings])
         return

@@ -11,6 +11,8 @@ from metalchat_cli.home import credentials
 
 app = cyclopts.App(name="credential", help="Keep access tokens in the system's keychain.", help_format="plaintext")
 
+MAX_SECRET_BYTES = 65536
+
 Host = Annotated[str | None, Parameter(name=["--host", "--hostname"])]
 
 
@@ -56,7 +58,7 @@ def add(
         return
     token = Secret.parse(_read(secret, secret_stdin, secret_env, f"Access token for {username} at {url.origin}:"))
     stored = credentials().add(url, username=username, secret=token, purpose=purpose, backend=backend)
-    if terminal.shows_progress():
+    if terminal.shows_hints():
         terminal.note(f"The token is kept by {stored.kept_by}.")
 
 
@@ -72,7 +74,8 @@ def _read(secret: str | None, from_stdin: bool, variable: str | None, question: 
             raise errors.Usage(f"the environment variable '{variable}' is not set. Set it, or drop --secret-env")
         return os.environ[variable]
     if from_stdin:
-        return terminal.read_stdin()
+        # What is no ASCII is no token; `Secret` says so without repeating it.
+        return terminal.read_stdin(MAX_SECRET_BYTES).decode("ascii", errors="replace")
     if not terminal.can_ask():
         raise errors.Usage("there is no terminal to ask for the token. Use --secret-stdin or --secret-env NAME")
     return terminal.read_secret(question)
@@ -121,5 +124,5 @@ def remove(*, host: Host = None, all: bool = False) -> None:
     if host is None and not all:
         raise errors.Usage("nothing is named. Add --host HOST, or --all to forget every token")
     url = None if host is None else parse_host(host)
-    if not credentials().remove(url, all=all) and terminal.shows_progress():
+    if not credentials().remove(url, all=all) and terminal.shows_hints():
         terminal.note(f"no token was stored for {url}" if url else "no token was stored")

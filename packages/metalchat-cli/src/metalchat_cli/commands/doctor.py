@@ -6,11 +6,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from metalchat_cli import __version__, terminal
-from metalchat_cli.home import credentials, home, store
+from metalchat_cli import __version__, errors, home, terminal
 
 Level = Literal["ok", "warning", "problem"]
 MARKS: dict[Level, str] = {"ok": "ok     ", "warning": "warning", "problem": "problem"}
@@ -45,10 +43,9 @@ def doctor(*, json: bool = False) -> int:
 def _guarded(check: "Callable[[], Iterator[Finding]]") -> Iterator[Finding]:
     try:
         yield from check()
-    except Exception as error:  # noqa: BLE001 - a check that fails is a finding, whatever failed
-        from metalchat_cli.errors import describe
-
-        yield Finding(level="problem", subject=check.__name__, text=describe(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a check that fails is a finding, whatever failed
+        text = errors.describe(error).removeprefix("metalchat: error: ")
+        yield Finding(level="problem", subject=check.__name__, text=text)
 
 
 def machine() -> Iterator[Finding]:
@@ -60,12 +57,12 @@ def machine() -> Iterator[Finding]:
 
 
 def directory() -> Iterator[Finding]:
-    where = home()
+    where = home.home()
     place = where
     while not place.exists():
         place = place.parent
     if not os.access(place, os.W_OK):
-        yield Finding(level="problem", subject="home", text=f"{where} cannot be written. Set METALCHAT_HOME")
+        yield Finding(level="problem", subject="home", text=f"{where} cannot be written. Set {home.HOME_VARIABLE}")
         return
     free = shutil.disk_usage(place).free / 1e9
     level: Level = "ok" if free >= 1 else "warning"
@@ -73,8 +70,9 @@ def directory() -> Iterator[Finding]:
 
 
 def models() -> Iterator[Finding]:
-    entries = store().list()
-    yield Finding(level="ok", subject="store", text=f"{len(entries)} models")
+    entries = home.store().list()
+    count = "1 model" if len(entries) == 1 else f"{len(entries)} models"
+    yield Finding(level="ok", subject="store", text=count)
     for entry in entries:
         if entry.damaged is not None:
             text = f"model '{entry.id}' is damaged: {entry.damaged}. Pull it again, or remove it"
@@ -82,16 +80,17 @@ def models() -> Iterator[Finding]:
 
 
 def manifests() -> Iterator[Finding]:
-    from metalchat_manifest import Manifest, find_local, resolve
-
-    local = find_local(Path.cwd(), home=Path(os.environ.get("HOME", "/")))
-    for path in (home() / "metalchat.toml", local):
-        if path is None or not path.is_file():
-            continue
-        for unknown in Manifest.read(path).unknown:
-            text = f"{path} line {unknown.line}: '{unknown.key}' is not known and has no effect"
+    resolved = home.settings()
+    for manifest in resolved.manifests.values():
+        for unknown in manifest.unknown:
+            text = f"{manifest.path} line {unknown.line}: '{unknown.key}' is not a key that metalchat knows"
             yield Finding(level="warning", subject="manifest", text=text)
-    model = resolve(home=home(), directory=Path.cwd(), environ=os.environ).model
+    for each in resolved.ignored:
+        origin = each.setting.origin
+        where = f"{origin.path} line {origin.line}: " if origin.path else ""
+        text = f"{where}'{each.setting.key}' is not in force here: {each.reason}"
+        yield Finding(level="warning", subject="manifest", text=text)
+    model = resolved.model
     text = model.repository if model else "no model is checked out. Run 'metalchat quickstart'"
     yield Finding(level="ok" if model else "warning", subject="checkout", text=text)
 
@@ -100,10 +99,10 @@ def engines() -> Iterator[Finding]:
     from metalchat_engine import EngineError, load_engine
     from metalchat_engine import engines as found
 
-    points = found()
+    points = {point.name: point for point in found() if point.allowed}
     if not points:
         yield Finding(level="problem", subject="engine", text="none is installed. pip install metalchat-engine-mlx")
-    for point in points:
+    for point in points.values():
         try:
             load_engine(point.name)
         except EngineError as error:
@@ -113,8 +112,17 @@ def engines() -> Iterator[Finding]:
 
 
 def secrets() -> Iterator[Finding]:
-    kept = credentials().list()
-    yield Finding(level="ok", subject="credentials", text=f"{len(kept)} kept")
+    found = home.credentials()
+    yield Finding(level="ok", subject="credentials", text=f"{len(found.list())} kept")
+    for notice in found.notices:
+        yield Finding(level="warning", subject="credentials", text=notice)
 
 
-CHECKS = (machine, directory, manifests, models, engines, secrets)
+def commands() -> Iterator[Finding]:
+    from metalchat_cli import app, extensions
+
+    for point in extensions.points(app.COMMANDS):
+        yield Finding(level="ok", subject="command", text=f"{point.name} ({point.distribution} {point.version})")
+
+
+CHECKS = (machine, directory, manifests, models, engines, secrets, commands)

@@ -34,7 +34,7 @@ def pull(repository: str, /, *, revision: str | None = None) -> None:
         pulled = kept.pull(repository, revision=revision, authorize=granted.authorization, progress=shown)
     for notice in pulled.notices:
         terminal.note(notice, "yellow")
-    if pulled.adopted is not None and terminal.shows_progress():
+    if pulled.adopted is not None and terminal.shows_hints():
         terminal.note(f"The files were taken in by {pulled.adopted}.", "dim")
     terminal.line(f"Digest: {pulled.entry.id}")
 
@@ -77,7 +77,7 @@ def remove(model: str, /) -> None:
         An id, a unique beginning of one (4 characters or more), or a unique part of a repository's name.
     """
     removed = store().remove(model)
-    if terminal.shows_progress():
+    if terminal.shows_hints():
         terminal.note(f"Removed {removed.id[:7]}.", "dim")
 
 

@@ -1,17 +1,12 @@
 """`metalchat options`: overrides of a model's own configuration, scope by scope."""
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import cyclopts
 from cyclopts import Parameter
 
-from metalchat_cli import errors, terminal
-from metalchat_cli.home import home
-
-if TYPE_CHECKING:
-    from metalchat_manifest import Resolved
+from metalchat_cli import errors, home, terminal
 
 app = cyclopts.App(name="options", help="Override a model's options, scope by scope.", help_format="plaintext")
 
@@ -30,7 +25,7 @@ def get(name: str, /) -> None:
     name
         An option of the model's config.json, such as rms_norm_eps.
     """
-    setting = _resolved().options().get(name)
+    setting = home.settings().options().get(name)
     if setting is None:
         raise errors.NotSet(f"option '{name}' is not set in any scope. 'metalchat options list' shows what is set")
     terminal.line(terminal.value_text(setting.value))
@@ -98,7 +93,7 @@ def list_(*, show_scope: bool = False, json: bool = False) -> None:
     json
         Print JSON.
     """
-    options = _resolved().options()
+    options = home.settings().options()
     if json:
         terminal.json_line(
             [{"name": name, "value": setting.value, "scope": setting.origin.scope} for name, setting in options.items()]
@@ -109,29 +104,23 @@ def list_(*, show_scope: bool = False, json: bool = False) -> None:
         terminal.row(*([setting.origin.scope, cell] if show_scope else [cell]))
 
 
-def _resolved() -> "Resolved":
-    from metalchat_manifest import resolve
-
-    return resolve(home=home(), directory=Path.cwd(), environ=os.environ)
-
-
 def _manifest(local: bool, global_: bool, model: bool) -> Path:
     """The manifest that the scope options name.
 
     Raises:
         NotCheckedOut: there is none to edit.
     """
-    from metalchat_manifest import find_local
-
     if local + global_ + model > 1:
         raise errors.Usage("give only one of --local, --global and --model")
     if model:
-        spec = _resolved().model
-        path = home() / "models" / spec.id / "metalchat.toml" if spec else None
+        from metalchat_manifest import Scope
+
+        manifest = home.settings().manifests.get(Scope.MODEL)
+        path = None if manifest is None else manifest.path
     elif global_:
-        path = home() / "metalchat.toml"
+        path = home.home() / "metalchat.toml"
     else:
-        path = find_local(Path.cwd(), home=Path(os.environ.get("HOME", "/")))
+        path = home.local_manifest()
     if path is None or not path.is_file():
         raise errors.NotCheckedOut("requested scope not checked out")
     return path

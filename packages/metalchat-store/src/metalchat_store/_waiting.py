@@ -17,8 +17,10 @@ class TooSlow(Exception):
     """Less than the lowest acceptable rate arrived; never leaves the package."""
 
 
-def within(seconds: float, call: Callable[[], T], discard: Callable[[T], None]) -> T:
-    """The result of `call`, or `TimeoutError` after `seconds`.
+def within(
+    seconds: float, call: Callable[[], T], discard: Callable[[T], None], *, alive: Callable[[], object] = lambda: None
+) -> T:
+    """The result of `call`, or `TimeoutError` after `seconds` during which the value of `alive` did not change.
 
     `call` runs in a thread of its own, since a read timeout starts anew with each byte of a dripping server. A result
     that comes too late is given to `discard`.
@@ -42,8 +44,10 @@ def within(seconds: float, call: Callable[[], T], discard: Callable[[T], None]) 
 
     worker = threading.Thread(target=work, name="metalchat-request", daemon=True)
     worker.start()
+    sign: object = alive
     try:
-        worker.join(seconds)
+        while worker.is_alive() and sign != (sign := alive()):
+            worker.join(seconds)
     finally:
         with guard:
             late = not result

@@ -259,7 +259,7 @@ def test_unknown_names_are_not_found(remote: Remote, hub: FakeHub) -> None:
 
 def test_s9_a_renamed_model_is_not_followed_by_itself(remote: Remote, hub: FakeHub) -> None:
     hub.rename("alice/m", "mallory/m")
-    with pytest.raises(Refused, match=f"'alice/m' is now 'mallory/m': .*, pull {hub.url}/mallory/m instead"):
+    with pytest.raises(Refused, match=f"'alice/m' is now 'mallory/m': .*, use {hub.url}/mallory/m instead"):
         listed(remote, hub)
     assert len(hub.requests) == 1
 

@@ -39,6 +39,7 @@ def _silent(_text: str) -> None:
 class RemoteContext:
     """What a remote may use during one pull.
 
+    `kind` is what the address shall name: `model`, `dataset` or `space`.
     `authorize` is asked for every single request with its final URL, redirects included.
     `client` is an object of the remote's own HTTP layer that replaces the one it would make, for tests; or None.
     `notice` shows one line to the user. `clock` is monotonic, in seconds.
@@ -49,6 +50,7 @@ class RemoteContext:
     client: object | None = None
     notice: Callable[[str], None] = _silent
     clock: Callable[[], float] = time.monotonic
+    kind: str = "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,13 @@ class RemoteFile:
             raise IntegrityError("the server sent a file size that is not valid")
 
 
+def check_commit(commit: str) -> str:
+    """`commit` if it can be the name of an immutable state, else `IntegrityError`."""
+    if not isinstance(commit, str) or _COMMIT.fullmatch(commit) is None:
+        raise IntegrityError("the server sent a commit that is not valid")
+    return commit
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """All files of a repository at one commit. Construction checks that the names can stand side by side.
@@ -90,8 +99,7 @@ class Listing:
     license: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.commit, str) or _COMMIT.fullmatch(self.commit) is None:
-            raise IntegrityError("the server sent a commit that is not valid")
+        check_commit(self.commit)
         if self.license is not None and (len(self.license) > 256 or not self.license.isprintable()):
             raise IntegrityError("the server sent the name of a license that is not valid")
         if len(self.files) > MAX_FILES:

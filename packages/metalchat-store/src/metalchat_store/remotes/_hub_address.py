@@ -1,4 +1,4 @@
-"""Addresses of models on a Hugging Face hub: `https://host/org/name`, with `@revision` or `/tree/revision`."""
+"""Addresses on a Hugging Face hub: `https://host/org/name`, with `@revision` or `/tree/revision`."""
 
 import re
 from dataclasses import dataclass
@@ -9,50 +9,64 @@ from metalchat_store.errors import InvalidRepository
 
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+#-]{0,254}")
-_OTHER_KINDS = ("datasets", "spaces", "buckets", "collections", "docs", "api")
+_FOLDERS = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+_OTHER_PAGES = ("buckets", "collections", "docs", "api")
 
 
 @dataclass(frozen=True, slots=True)
-class HubModel:
-    """A model on a hub: where, `org/name`, and the revision that the address names."""
+class HubRepository:
+    """A repository on a hub: where, `org/name`, the revision that the address names, and its kind."""
 
     origin: Origin
     name: str
     revision: str | None = None
+    kind: str = "model"
 
     @property
     def url(self) -> str:
-        """The model's page."""
-        return f"{self.origin.url}/{self.name}"
+        """The repository's page."""
+        return f"{self.origin.url}/{_FOLDERS[self.kind]}{self.name}"
 
     def api(self, *rest: str) -> str:
-        """The address of `/api/models/<name>/<rest>`, each part of `rest` quoted as one segment."""
-        return "/".join([f"{self.origin.url}/api/models/{self.name}", *(quote(part, safe="") for part in rest)])
+        """The address of `/api/<kind>s/<name>/<rest>`, each part of `rest` quoted as one segment."""
+        return "/".join([f"{self.origin.url}/api/{self.kind}s/{self.name}", *(quote(part, safe="") for part in rest)])
 
     def resolve(self, commit: str, path: str) -> str:
         """The address of a file's bytes at a commit."""
         return f"{self.url}/resolve/{commit}/{quote(path)}"
 
 
-def parse_model(repository: str) -> HubModel:
+def parse_model(repository: str) -> HubRepository:
     """The model that an address names; `InvalidRepository` if it names none."""
+    return parse_repository(repository, "model")
+
+
+def parse_repository(repository: str, kind: str) -> HubRepository:
+    """The repository of that kind that an address names; `InvalidRepository` if it names none."""
     try:
         origin = origin_of(repository)
     except AddressError as error:
-        raise InvalidRepository(f"the address of the model is not valid: {error}") from error
+        raise InvalidRepository(f"the address of the {kind} is not valid: {error}") from error
     rest = repository.split("/", 3)[3:]
     path = rest[0] if rest else ""
     if "?" in path or "#" in path:
         raise InvalidRepository(
-            "the address of a model ends with its name or a revision: remove what follows '?' or '#'"
+            f"the address of a {kind} ends with its name or a revision: remove what follows '?' or '#'"
         )
-    path, revision = _revision(path)
+    first = path.partition("/")[0]
+    found = {"datasets": "dataset", "spaces": "space"}.get(first, "model")
+    if found != kind or first in _OTHER_PAGES:
+        named = first if found == kind else f"{found}s"
+        raise InvalidRepository(
+            f"expected the address of a {kind}, {origin.url}/{_FOLDERS[kind]}<organisation>/<name>, not of '{named}'"
+        )
+    path, revision = _revision(path.removeprefix(_FOLDERS[kind]))
     parts = path.removesuffix("/").split("/")
-    if parts[0] in _OTHER_KINDS:
-        raise InvalidRepository(f"only models can be pulled, not '{parts[0]}'")
     if len(parts) > 2 or not all(map(_is_part, parts)):
-        raise InvalidRepository(f"expected {origin.url}/<organisation>/<model>, with @<revision> if needed")
-    return HubModel(origin, "/".join(parts), revision)
+        raise InvalidRepository(
+            f"expected {origin.url}/{_FOLDERS[kind]}<organisation>/<{kind}>, with @<revision> if needed"
+        )
+    return HubRepository(origin, "/".join(parts), revision, kind)
 
 
 def check_revision(revision: str) -> str:

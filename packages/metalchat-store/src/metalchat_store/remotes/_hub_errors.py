@@ -5,13 +5,17 @@ import re
 from metalchat_store._address import AddressError, redirected
 from metalchat_store._http import Head, busy
 from metalchat_store.errors import AccessDenied, NetworkError, Refused, RepositoryNotFound, StoreError
-from metalchat_store.remotes._hub_address import HubModel
+from metalchat_store.remotes._hub_address import HubRepository
 
-_MODEL_PATH = re.compile(r"/(?:api/models/)?([\w.-]+(?:/[\w.-]+)?)/(?:revision|tree|resolve)/", re.ASCII)
+_PATH = re.compile(
+    r"/(?:api/(?:models|datasets|spaces)/|datasets/|spaces/)?([\w.-]+(?:/[\w.-]+)?)/"
+    r"(?:revision|tree|resolve|preupload|commit)/",
+    re.ASCII,
+)
 _DISABLED = "Access to this resource is disabled."
 
 
-def refusal(head: Head, model: HubModel, *, what: str, authorized: bool) -> StoreError:
+def refusal(head: Head, model: HubRepository, *, what: str, authorized: bool) -> StoreError:
     """The error for an answer that is not 2xx. `what` names what was asked for; `authorized`: a credential was sent."""
     later = busy(head)
     if later is not None:
@@ -41,18 +45,18 @@ def refusal(head: Head, model: HubModel, *, what: str, authorized: bool) -> Stor
         if code == "EntryNotFound":
             return RepositoryNotFound(f"'{model.name}' at {host} has no such file: {what}")
         hidden = "" if authorized else f". If it is private: {add}"
-        return RepositoryNotFound(f"there is no model '{model.name}' at {host}{hidden}")
+        return RepositoryNotFound(f"there is no {model.kind} '{model.name}' at {host}{hidden}")
     return NetworkError(f"{host} answered {head.status} when asked for {what}")
 
 
-def check_rename(head: Head, model: HubModel) -> None:
-    """`Refused` if a redirect leads to a model of another name: who owns that name now is for a person to judge."""
+def check_rename(head: Head, model: HubRepository) -> None:
+    """`Refused` if a redirect leads to a repository of another name: who owns that name now is for a person to judge."""
     try:
         target = redirected(head.url, head.headers.get("location", "")) if head.redirects else ""
     except AddressError:
         return  # whoever would follow it says why not
-    found = _MODEL_PATH.match(target.removeprefix(model.origin.url))
+    found = _PATH.match(target.removeprefix(model.origin.url))
     if found is not None and found[1] != model.name:
         raise Refused(
-            f"'{model.name}' is now '{found[1]}': if you trust that, pull {model.origin.url}/{found[1]} instead"
+            f"'{model.name}' is now '{found[1]}': if you trust that, use {model.url.removesuffix(model.name)}{found[1]} instead"
         )

@@ -1,4 +1,4 @@
-"""What a hub says about a model: its commit, its licence and its files, each answer checked before it is believed."""
+"""What a hub says about a repository: its commit, its licence and its files, each answer checked before it is believed."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from metalchat_store._http import MIB, Answer, Head, Http
 from metalchat_store.digest import Digest, check_sha1
 from metalchat_store.errors import IntegrityError, NetworkError
 from metalchat_store.remote import MAX_FILES, Authorizer, RemoteFile
-from metalchat_store.remotes._hub_address import HubModel
+from metalchat_store.remotes._hub_address import HubRepository
 from metalchat_store.remotes._hub_errors import check_rename, refusal
 
 T = TypeVar("T")
@@ -25,9 +25,9 @@ _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 
 
 class HubApi:
-    """The read side of a hub's API for one model."""
+    """The read side of a hub's API for one repository."""
 
-    def __init__(self, http: Http, model: HubModel, authorize: Authorizer) -> None:
+    def __init__(self, http: Http, model: HubRepository, authorize: Authorizer) -> None:
         self._http = http
         self._model = model
         self._authorize = authorize
@@ -100,7 +100,7 @@ def other_commit(said: str, asked: str) -> IntegrityError:
     return IntegrityError(f"the hub answered for commit {said[:12]}, asked for {asked[:12]}")
 
 
-def _entries(value: Json, model: HubModel, commit: str) -> Iterator[RemoteFile]:
+def _entries(value: Json, model: HubRepository, commit: str) -> Iterator[RemoteFile]:
     for item in typed(value, list, "the file list"):
         entry = typed(item, dict, "a file")
         kind = typed(entry.get("type"), str, "'type'")

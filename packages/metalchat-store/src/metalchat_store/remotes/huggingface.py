@@ -1,4 +1,4 @@
-"""Models of a Hugging Face hub, pulled over plain HTTP: one commit, each file by the identity that its list gives."""
+"""Repositories of a Hugging Face hub, pulled over plain HTTP: one commit, each file by the identity that its list gives."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from metalchat_store._http import Head, Http, Stream, busy
 from metalchat_store.digest import Digest, check_sha1
 from metalchat_store.errors import IntegrityError, InvalidRepository, NetworkError
 from metalchat_store.remote import Body, Listing, RemoteContext, RemoteFile
-from metalchat_store.remotes._hub_address import HubModel, check_revision, parse_model
+from metalchat_store.remotes._hub_address import HubRepository, check_revision, parse_repository
 from metalchat_store.remotes._hub_errors import check_rename, refusal
 from metalchat_store.remotes._hub_listing import HubApi, other_commit
 
@@ -21,7 +21,7 @@ _SIZE = re.compile(r"[0-9]{1,19}")
 
 
 class HuggingFaceRemote:
-    """Serves `https://host/org/name`, at `@revision` or `/tree/revision`; `http` on this computer only."""
+    """Serves `https://host/[datasets/|spaces/]org/name`, at `@revision` or `/tree/revision`; `http` on this computer only."""
 
     def __init__(self) -> None:
         self._own: Http | None = None
@@ -29,7 +29,7 @@ class HuggingFaceRemote:
 
     def list(self, repository: str, *, revision: str | None, context: RemoteContext) -> Listing:
         """The files at the commit that `revision` (else the address, else `main`) names when this is called."""
-        model = parse_model(repository)
+        model = parse_repository(repository, context.kind)
         if revision is not None and model.revision not in (None, revision):
             raise InvalidRepository(
                 f"the address names the revision '{model.revision}', the option '{revision[:60]}': give one of them"
@@ -48,7 +48,7 @@ class HuggingFaceRemote:
         if offset == file.size and offset > 0:
             yield Body(offset=offset, chunks=(), validator=validator)
             return
-        model = parse_model(listing.repository)
+        model = parse_repository(listing.repository, context.kind)
         transfer = _Transfer(self._http(context), model, listing.commit, file, context)
         with transfer.open(offset, validator) as body:
             yield body
@@ -74,7 +74,7 @@ class HuggingFaceRemote:
 class _Transfer:
     """One file on its way: the hub says where the bytes are, and what they are is compared with the listing."""
 
-    def __init__(self, http: Http, model: HubModel, commit: str, file: RemoteFile, context: RemoteContext) -> None:
+    def __init__(self, http: Http, model: HubRepository, commit: str, file: RemoteFile, context: RemoteContext) -> None:
         self._http = http
         self._model = model
         self._commit = commit

@@ -4,24 +4,30 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from packaging.utils import BuildTag, InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from metalchat_store.errors import InvalidRepository, NotAModel, RepositoryNotFound
 from metalchat_store.remotes._index_page import Link
 
 _PROJECT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+_WHEEL = re.compile(
+    r"(?P<project>[\w.]+)-(?P<version>[\w.+!]+)(?:-(?P<build>[0-9]{1,18})(?P<rest>[\w.]*))?"
+    r"-(?P<python>[\w.]+)-(?P<abi>[\w.]+)-(?P<platform>[\w.]+)\.whl",
+    re.ASCII,
+)
+_MAX_NAME = 255
 _PIN = re.compile(r"(?P<version>.+)-sha256-(?P<digest>[0-9a-f]{16})")
 _DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wheel:
-    """A wheel that a model may be in. `universal`: it serves every platform."""
+    """A wheel that a model may be in. `universal`: it serves every platform; `plain`: it is marked `py3`."""
 
     link: Link
     version: Version
-    build: BuildTag
+    build: tuple[int, str]
     universal: bool
     plain: bool
 
@@ -56,7 +62,7 @@ def parse_wanted(repository: str, revision: str | None) -> Wanted:
     if _PROJECT.fullmatch(name) is None or (mark and not version):
         raise InvalidRepository("after 'pypi:' stands the name of a distribution, or NAME==VERSION")
     asked = [_version(text) for text in (version, revision) if text]
-    if len(asked) == 2 and asked[0][0] != asked[1][0]:
+    if len(asked) > 1 and asked[0][0] != asked[1][0]:
         raise InvalidRepository(
             f"the address names version {asked[0][0]}, the revision {asked[1][0]}: give one of them"
         )
@@ -71,12 +77,9 @@ def commit_of(version: Version, sha256: str) -> str:
 
 def project_of(filename: str) -> str | None:
     """The project that a wheel or source distribution belongs to, in the form of PEP 503; None if it is neither."""
-    for suffix in (".whl", ".tar.gz", ".zip"):
-        if filename.endswith(suffix):
-            stem = filename.removesuffix(suffix)
-            name = stem.partition("-")[0] if suffix == ".whl" else stem.rpartition("-")[0]
-            return canonicalize_name(name) if _PROJECT.fullmatch(name) else None
-    return None
+    wheel = _WHEEL.fullmatch(filename) if len(filename) <= _MAX_NAME else None
+    name = wheel["project"] if wheel is not None else filename.removesuffix(".tar.gz").rpartition("-")[0]
+    return canonicalize_name(name) if _PROJECT.fullmatch(name) else None
 
 
 def choose(wanted: Wanted, links: Sequence[Link], place: str) -> Wheel:
@@ -87,7 +90,7 @@ def choose(wanted: Wanted, links: Sequence[Link], place: str) -> Wheel:
     """
     wheels = [wheel for wheel in map(_wheel, links) if wheel is not None]
     if not wheels:
-        found = ", ".join(sorted(link.filename for link in links)[:3]) or "nothing"
+        found = ", ".join(f"{link.filename!a}" for link in links[:3]) or "nothing"
         raise NotAModel(f"'{wanted.project}' at {place} is not a model: found {found}; looked for a wheel")
     if wanted.version is not None:
         wheels = [wheel for wheel in wheels if wheel.version == wanted.version]
@@ -113,23 +116,28 @@ def choose(wanted: Wanted, links: Sequence[Link], place: str) -> Wheel:
 
 
 def _wheel(link: Link) -> Wheel | None:
-    try:
-        _, version, build, tags = parse_wheel_filename(link.filename)
-    except (InvalidWheelFilename, InvalidVersion):
+    """A file name taken apart (PEP 427); the tags are compared as they are, since their product may be huge."""
+    found = _WHEEL.fullmatch(link.filename) if len(link.filename) <= _MAX_NAME else None
+    if found is None:
         return None
-    any_platform = [tag for tag in tags if tag.platform == "any" and tag.abi == "none"]
+    try:
+        version = Version(found["version"])
+    except InvalidVersion:
+        return None
     return Wheel(
         link=link,
         version=version,
-        build=build,
-        universal=bool(any_platform),
-        plain=any(tag.interpreter == "py3" for tag in any_platform),
+        build=(int(found["build"] or 0), found["rest"] or ""),
+        universal="any" in found["platform"].split(".") and "none" in found["abi"].split("."),
+        plain="py3" in found["python"].split("."),
     )
 
 
 def _version(text: str) -> tuple[Version, str | None]:
     pinned = _PIN.fullmatch(text)
     try:
+        if len(text) > _MAX_NAME:
+            raise InvalidVersion
         if pinned is not None:
             return Version(pinned["version"].replace("_", "!", 1)), pinned["digest"]
         return Version(text), None

@@ -18,7 +18,8 @@ from metalchat_store.errors import IntegrityError
 MAX_LINKS = 50_000
 JSON = "application/vnd.pypi.simple.v1+json"
 ACCEPT = f"{JSON}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
-_HASH = re.compile(r"(md5|sha1|sha224|sha256|sha384|sha512)=([^&]*)")
+_ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
+_HASH = re.compile(f"({'|'.join(_ALGORITHMS)})=([^&]*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,10 @@ class Link:
 def html_links(data: bytes, url: str) -> Iterator[Link]:
     """The links of a page that was found at `url`. Raises `AnswerError`."""
     page = _Page()
-    page.feed(data.decode("utf-8", "replace"))  # once, and never closed: an unfinished end costs no second look
+    try:
+        page.feed(data.decode("utf-8", "replace"))  # once, and never closed: an unfinished end costs no second look
+    except AssertionError as error:  # how the parser gives up
+        raise AnswerError("HTML that cannot be read") from error
     if page.version is not None and re.fullmatch(r"1(\.[0-9]+)?", page.version) is None:
         raise AnswerError("its version of the repository API is not known")
     base = url
@@ -110,7 +114,7 @@ def json_links(value: Json, url: str) -> Iterator[Link]:
             filename=typed(file.get("filename"), str, "'filename'"),
             address=typed(file.get("url"), str, "'url'").partition("#")[0],
             base=url,
-            hashes=tuple((name, digest) for name, digest in hashes.items() if isinstance(digest, str)),
+            hashes=tuple((name, str(hashes[name])) for name in _ALGORITHMS if name in hashes),
             size=None if size is None else typed(size, int, "'size'"),
             yanked=file.get("yanked", False) is not False,
             metadata=_json_metadata(file.get("core-metadata", file.get("dist-info-metadata"))),

@@ -62,10 +62,12 @@ def places(environ: Mapping[str, str]) -> tuple[Place, ...]:
     settings = _uv_settings.read(environ)
     if not settings.any:
         settings = _pip_settings.read(environ)
-    found = tuple(dict.fromkeys(_ordered(settings, environ)))
+    found: dict[tuple[str, bool], Place] = {}
+    for place in _ordered(settings, environ):
+        found.setdefault((place.url, place.flat), place)
     if not found:
         raise Refused(f"{settings.closed} forbids package indexes, and no folder of distributions is named instead")
-    return found
+    return tuple(found.values())
 
 
 def local_file(url: str) -> Path:
@@ -95,6 +97,8 @@ def _place(named: Named, environ: Mapping[str, str], *, flat: bool = False) -> P
     scheme = parts.scheme.lower()
     if scheme not in ("http", "https", "file"):
         raise InvalidRepository(f"the address of a package index in {named.setting} is not http, https or file")
+    if parts.query:
+        raise InvalidRepository(f"the address of a package index in {named.setting} has a '?': remove what follows it")
     login, _, host = parts.netloc.rpartition("@")
     authorization = None
     if scheme != "file" and (login or named.login):
@@ -109,4 +113,4 @@ def _local(named: Named, environ: Mapping[str, str]) -> str:
     text = named.text
     if text.startswith("~/"):
         text = environ.get("HOME", "~") + text[1:]
-    return (named.base or Path.cwd()).joinpath(text).absolute().as_uri()
+    return ((named.base or Path.cwd()) / text).absolute().as_uri()

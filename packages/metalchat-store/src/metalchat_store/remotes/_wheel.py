@@ -191,6 +191,7 @@ class _Content(io.RawIOBase):
         super().__init__()
         self._wheel = wheel
         self._name = info.orig_filename
+        self._left = info.file_size
         self._digest = digest
         self._hasher = hashlib.sha256()
         self._opened = _opened(wheel, path)
@@ -213,7 +214,8 @@ class _Content(io.RawIOBase):
         with _as_ours(self._wheel):
             data = self._stream.read(-1 if size is None else size)
         self._hasher.update(data)
-        if not data and size != 0 and self._hasher.digest() != self._digest:
+        self._left -= len(data)
+        if not data and size != 0 and (self._left or self._hasher.digest() != self._digest):
             raise IntegrityError(f"'{self._wheel}' has another {self._name!a} than its RECORD says")
         return data
 

@@ -20,6 +20,7 @@ JSON = "application/vnd.pypi.simple.v1+json"
 ACCEPT = f"{JSON}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 _HASH = re.compile(f"({'|'.join(_ALGORITHMS)})=([^&]*)")
+_STRAY = re.compile(r"<(?![A-Za-z/!?])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +70,9 @@ class Link:
 def html_links(data: bytes, url: str) -> Iterator[Link]:
     """The links of a page that was found at `url`. Raises `AnswerError`."""
     page = _Page()
+    text = _STRAY.sub("&lt;", data.decode("utf-8", "replace"))  # the parser takes quadratic time for many of these
     try:
-        page.feed(data.decode("utf-8", "replace"))  # once, and never closed: an unfinished end costs no second look
+        page.feed(text)  # once, and never closed: an unfinished end costs no second look
     except AssertionError as error:  # how the parser gives up
         raise AnswerError("HTML that cannot be read") from error
     if page.version is not None and re.fullmatch(r"1(\.[0-9]+)?", page.version) is None:

@@ -4,13 +4,20 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from metalchat_store.testing._contract import RemoteContract
+    from metalchat_store.testing.faults import FaultyOs
     from metalchat_store.testing.hub import FakeHub
     from metalchat_store.testing.index import FakeIndex
     from metalchat_store.testing.memory import MemoryRemote
 
-__all__ = ["FakeHub", "FakeIndex", "MemoryRemote", "RemoteContract"]
+__all__ = ["FakeHub", "FakeIndex", "FaultyOs", "MemoryRemote", "RemoteContract"]
 
-_HOMES = {"FakeHub": "hub", "FakeIndex": "index", "MemoryRemote": "memory", "RemoteContract": "_contract"}
+_HOMES = {
+    "FakeHub": "hub",
+    "FakeIndex": "index",
+    "FaultyOs": "faults",
+    "MemoryRemote": "memory",
+    "RemoteContract": "_contract",
+}
 
 
 def __getattr__(name: str) -> object:

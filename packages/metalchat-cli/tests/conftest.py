@@ -1,12 +1,19 @@
 """A home, a working directory and an engine of one's own, and the command line run in this process."""
 
 import os
+import pty
+import re
+import select
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from metalchat_cli.__main__ import main
@@ -14,6 +21,8 @@ from metalchat_engine.testing import EchoEngine, write_distribution
 from metalchat_store.testing.memory import tiny_model
 
 FOREIGN = ("METALCHAT_", "HF_", "HUGGING", "PYTHON_KEYRING", "XDG_", "NO_COLOR", "COLORTERM", "PYTHONIOENCODING")
+INDEX = ("PIP_", "UV_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+NOWHERE = "http://127.0.0.1:9/simple"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +41,10 @@ Register = Callable[..., None]
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home directory, a working directory inside it, and nothing of this machine in the environment."""
-    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+    for name in [name for name in os.environ if name.upper().startswith(FOREIGN + INDEX)]:
         monkeypatch.delenv(name)
+    for name, value in {"PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1", "PIP_INDEX_URL": NOWHERE}.items():
+        monkeypatch.setenv(name, value)
     home = tmp_path / "alice"
     work = home / "work"
     work.mkdir(parents=True)
@@ -117,17 +128,23 @@ def use_engine(register: Register, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 
 @pytest.fixture
-def folder(place: Path) -> Path:
-    """A folder with what a small model consists of; no two calls give the same weights."""
-    return make_folder(place / "SmallModel")
+def make_folder(place: Path) -> Callable[..., Path]:
+    """Lay down a model as a person may have downloaded it; other seeds give other weights."""
+
+    def make(name: str, *, seed: int = 1, files: Mapping[str, bytes] | None = None) -> Path:
+        path = place / name
+        path.mkdir(parents=True)
+        for file, content in (tiny_model(size=20_000, seed=seed) if files is None else files).items():
+            (path / file).write_bytes(content)
+        return path
+
+    return make
 
 
-def make_folder(path: Path, *, seed: int = 1, **files: bytes) -> Path:
-    """A model in a folder, as a person may have downloaded it."""
-    path.mkdir(parents=True)
-    for name, content in (tiny_model(size=20_000, seed=seed) | files).items():
-        (path / name).write_bytes(content)
-    return path
+@pytest.fixture
+def folder(make_folder: Callable[..., Path]) -> Path:
+    """A folder with what a small model consists of."""
+    return make_folder("SmallModel")
 
 
 @pytest.fixture
@@ -143,3 +160,142 @@ def checked_out(cli: Cli, pulled: str) -> str:
     """The id of a model that the working directory selects."""
     assert cli("checkout", pulled).code == 0
     return pulled
+
+
+ENGINE_MODULE = """
+import os, sys, time
+from pathlib import Path
+from metalchat_engine import PromptProgress, ReasoningDelta, TextDelta
+from metalchat_engine.testing import EchoEngine, EchoModel
+
+closed = EchoModel.close
+
+def close(self):
+    Path("closed").touch()
+    closed(self)
+
+EchoModel.close = close
+{source}
+"""
+
+
+@pytest.fixture
+def process_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Install an engine for processes: `source` defines `make`. A model that is closed leaves a file `closed`."""
+
+    def install(source: str = "make = EchoEngine") -> None:
+        where = tmp_path / "for_processes"
+        write_distribution(where, "process-engine", {"metalchat.engines": {"echo": "process_engine_module:make"}})
+        (where / "process_engine_module.py").write_text(ENGINE_MODULE.replace("{source}", source))
+        monkeypatch.setenv("PYTHONPATH", str(where))
+        monkeypatch.setenv("METALCHAT_ENGINE_NAME", "echo")
+
+    return install
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line as a process."""
+    return [sys.executable, "-W", "error", "-m", "metalchat_cli", *map(str, arguments)]
+
+
+class Terminal:
+    """A process whose three standard streams are a terminal of its own. Waits have a deadline of 30 seconds."""
+
+    def __init__(self, arguments: Sequence[str], *, stdout: int | None = None) -> None:
+        self._master, slave = pty.openpty()
+        self.seen = b""
+        self._shown = 0
+        self.process = subprocess.Popen(
+            arguments,
+            stdin=slave,
+            stdout=slave if stdout is None else stdout,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=_take_terminal,  # a thread of this process is no danger: nothing is imported there
+        )
+        os.close(slave)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def type(self, text: str) -> None:
+        """Press keys; Enter is a carriage return."""
+        os.write(self._master, text.encode())
+
+    def wait_for(self, text: str) -> str:
+        """What was shown since the last wait, up to and including `text`."""
+        wanted = text.encode()
+        deadline = time.monotonic() + 30
+        while wanted not in self.seen[self._shown :]:
+            assert self._read(deadline), f"ended without {text!r}: {self.seen[self._shown :]!r}"
+        end = self.seen.index(wanted, self._shown) + len(wanted)
+        begin, self._shown = self._shown, end
+        return self.seen[begin:end].decode()
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does while no program reads keys one by one."""
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self) -> int:
+        """The exit code, once there is nothing more to see."""
+        deadline = time.monotonic() + 30
+        while self._read(deadline):
+            pass
+        return self.process.wait(timeout=30)
+
+    @property
+    def text(self) -> str:
+        """All that was shown."""
+        return self.seen.decode()
+
+    def _read(self, deadline: float) -> bool:
+        ready, _, _ = select.select([self._master], [], [], max(0, deadline - time.monotonic()))
+        assert ready, f"nothing happened for 30 s after {self.seen!r}"
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # Linux's way to say that nobody holds the other end any more
+            data = b""
+        self.seen += data
+        if b"\x1b[6n" in data:  # where is the cursor? A terminal answers
+            with suppress(OSError):
+                os.write(self._master, b"\x1b[1;1R")
+        return bool(data)
+
+
+def _take_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    """Start a command line in a terminal."""
+    with ExitStack() as stack:
+        yield lambda *arguments, **options: stack.enter_context(Terminal(command(*arguments), **options))
+
+
+@pytest.fixture
+def process() -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Run a command line in a process of its own, between pipes."""
+
+    def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(command(*arguments), capture_output=True, timeout=60, check=False, **options)
+
+    return run
+
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
+"""What no output in a pipe may hold."""
+
+
+@pytest.fixture
+def control() -> re.Pattern[str]:
+    return CONTROL

@@ -1,15 +1,31 @@
 """From what is checked out and configured to a loaded model, and what to ask it with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from metalchat_cli import errors, home
 
 if TYPE_CHECKING:
+    from cyclopts import Token
     from metalchat_engine import Engine, EngineSettings, GenerationRequest, Message, Model, ModelSource, Sampling
     from metalchat_manifest import Resolved, Value
+
+
+def _whole(_type: object, tokens: "Sequence[Token]") -> int:
+    # The conversion that comes with cyclopts rounds 1.5 to 2.
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f'Invalid value for {tokens[0].keyword}: "{text}" is not an integer') from None
+
+
+Whole = Annotated[int | None, Parameter(converter=_whole)]
+"""An option that takes an integer and nothing that is nearly one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +59,7 @@ class Choices:
     engine
         The engine to run it with.
     system
-        The system prompt, in place of the manifest's.
+        The system prompt, in place of the manifest's; an empty one is none.
     max_tokens
         At most this many tokens an answer.
     temperature
@@ -59,17 +75,17 @@ class Choices:
     model: str | None = None
     engine: str | None = None
     system: str | None = None
-    max_tokens: int | None = None
+    max_tokens: Whole = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
-    seed: int | None = None
+    top_k: Whole = None
+    seed: Whole = None
 
     def flags(self) -> "dict[str, Value]":
         """The choices as manifest keys.
 
         Raises:
-            Usage: an option whose value is out of range.
+            Usage: an option with a value that it does not take.
         """
         from metalchat_manifest import KEYS
 
@@ -80,6 +96,8 @@ class Choices:
                 if problem is not None:
                     raise errors.Usage(f"--{option} {problem}")
                 keys[key] = value
+        if self.system is not None:
+            check_text("--system", self.system)
         if self.max_tokens is not None and self.max_tokens < 1:
             raise errors.Usage(f"--max-tokens is {self.max_tokens}, expected an integer from 1")
         if self.temperature is not None:
@@ -107,7 +125,7 @@ def opened(choices: Choices) -> Iterator[Session]:
         NotCheckedOut: no scope selects a model and `choices` names none.
     """
     resolved = settings(choices)
-    system = choices.system if choices.system is not None else resolved.system_prompt()
+    system = (choices.system or None) if choices.system is not None else resolved.system_prompt()
     engine, source, engine_settings = engine_for(resolved)
     with engine.load(source, engine_settings) as model:
         yield Session(model=model, sampling=sampling(resolved), system=system, max_tokens=choices.max_tokens)
@@ -157,6 +175,18 @@ def sampling(resolved: "Resolved") -> "Sampling":
         presence_penalty=_number(table, "presence_penalty"),
         frequency_penalty=_number(table, "frequency_penalty"),
     )
+
+
+def check_text(option: str, text: str) -> None:
+    """Refuse an argument with bytes that are no text, which Python hands on as halves of characters.
+
+    Raises:
+        Usage: it has some.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise errors.Usage(f"{option} is not UTF-8 text (character {error.start})") from error
 
 
 def _number(table: "Mapping[str, Value]", name: str) -> float | None:

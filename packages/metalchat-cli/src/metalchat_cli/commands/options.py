@@ -54,8 +54,9 @@ def set_(
     """
     from metalchat_manifest import edit, parse_option
 
+    path = _manifest(local, global_, model)
     parsed = parse_option(name, value, type)
-    with edit(_manifest(local, global_, model)) as editor:
+    with edit(path) as editor:
         editor.set(f"options.{name}", parsed)
 
 

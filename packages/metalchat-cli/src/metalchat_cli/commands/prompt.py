@@ -39,6 +39,7 @@ def prompt(
     if (file is None) == (command is None):
         raise errors.Usage("give one prompt: -c TEXT, a file, or - for standard input")
     text = command if command is not None else _read(str(file))
+    session.check_text("-c", text)
     if not text.strip():
         raise errors.Usage("the prompt is empty. Give it as -c TEXT, a file, or on standard input")
     from metalchat_engine import Message

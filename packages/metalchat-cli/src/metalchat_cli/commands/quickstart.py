@@ -1,5 +1,6 @@
 """`metalchat quickstart`: from nothing to an answer, in one command."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -23,8 +24,8 @@ NEXT = (
 
 def quickstart(
     *text: str,
-    max_tokens: int | None = None,
-    seed: int | None = None,
+    max_tokens: session.Whole = None,
+    seed: session.Whole = None,
     temperature: Annotated[float, Parameter(show_default=True)] = 0.0,
 ) -> int:
     """Pull a small model (SmolLM2-135M-Instruct), select it where nothing is selected yet, and answer with it.
@@ -43,15 +44,18 @@ def quickstart(
     from metalchat_engine import Message
     from metalchat_manifest import Manifest
 
+    choices = session.Choices(max_tokens=max_tokens, seed=seed, temperature=temperature)
+    question = " ".join(text) or QUESTION
+    session.check_text("the question", question)
+    choices.flags()  # a wrong option is said before anything is fetched
     entry = store().lookup(REPOSITORY) or _pull()
     assert entry.spec is not None
     manifest = home() / "metalchat.toml"
     if not manifest.is_file() or Manifest.read(manifest).model is None:
         select(entry.spec, manifest)
         terminal.note(f"Checked out {MODEL} in the global scope ({entry.id[:7]}).", "dim")
-    choices = session.Choices(model=entry.id, max_tokens=max_tokens, seed=seed, temperature=temperature)
-    with session.opened(choices) as opened:
-        said = answer.stream(opened.model, opened.request((Message.user(" ".join(text) or QUESTION),)))
+    with session.opened(replace(choices, model=entry.id)) as opened:
+        said = answer.stream(opened.model, opened.request((Message.user(question),)))
     if said.finish is None:
         raise KeyboardInterrupt
     terminal.note(answer.statistics(said.finish), "dim")

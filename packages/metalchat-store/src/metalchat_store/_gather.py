@@ -44,6 +44,7 @@ class Gatherer:
         self.stored = dict(present)
         self.fetched = 0
         self._held = ExitStack()
+        self._archives: dict[str, Callable[[], tuple[Path, int]]] = {}
         self._members: Mapping[str, Member] | None = None
         self._layout = layout
         self._remote = remote
@@ -92,13 +93,18 @@ class Gatherer:
             if files[0].path not in self.stored:
                 self._fetch(files)
 
+    def claim(self) -> None:
+        """Wait until no other pull has the archives."""
+        for file in self._listing.files:
+            self._archives[file.path] = self._held.enter_context(self._transfer.archive(file))
+
     def members(self, remote: Unpacks) -> Mapping[str, Member]:
-        """Fetch the archives; what is in them."""
+        """Fetch the archives, which are claimed already; what is in them."""
         if self._members is not None:
             return self._members
         archives: dict[str, Path] = {}
-        for file in self._listing.files:
-            archives[file.path], count = self._held.enter_context(self._transfer.archive(file))
+        for path, fetch in self._archives.items():
+            archives[path], count = fetch()
             self.fetched += count
         with remote_errors(self._listing.repository):
             found = list(remote.members(self._listing, archives))

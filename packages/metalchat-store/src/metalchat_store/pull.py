@@ -102,7 +102,7 @@ class Pull:
                     present=present,
                     seen=self._seen,
                 ) as gatherer:
-                    pulled = self._guarded(listing, gatherer)
+                    pulled = self._meanwhile(listing, gatherer) or self._guarded(listing, gatherer)
             except UntrustedData:
                 if isinstance(self._remote, Unpacks):  # an archive that is of no use is not kept for the next pull
                     self._tidy(listing)
@@ -178,6 +178,14 @@ class Pull:
         self._missing = needed
         if needed > shutil.disk_usage(self._layout.home).free:
             raise no_space(self._layout.home, needed)
+
+    def _meanwhile(self, listing: Listing, gatherer: Gatherer) -> Pulled | None:
+        """What another process pulled while this one waited for the archive, which is gone then."""
+        if not isinstance(self._remote, Unpacks):
+            return None
+        gatherer.claim()
+        entry = self._whole_entry(listing)
+        return None if entry is None else Pulled(entry=entry, already=True, fetched_bytes=0)
 
     def _guarded(self, listing: Listing, gatherer: Gatherer) -> Pulled:
         try:

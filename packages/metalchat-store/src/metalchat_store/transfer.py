@@ -103,15 +103,19 @@ class Transfer:
             return Stored(digest=digest, stamp=stamp, fetched=fetched)
 
     @contextmanager
-    def archive(self, file: RemoteFile) -> Iterator[tuple[Path, int]]:
-        """Fetch and verify a file that stays among the partial ones; its path, and how many bytes were fetched.
+    def archive(self, file: RemoteFile) -> "Iterator[Callable[[], tuple[Path, int]]]":
+        """Claim a file that stays among the partial ones: until the context is left no other pull takes it over.
 
-        Until the context is left no other pull takes the file over.
+        The function that is given fetches and verifies it; its path, and how many bytes were fetched.
         """
         with self._claimed(file) as alone:
-            partial, _, fetched = self._complete(file, alone=alone)
-            partial.close()
-            yield partial.path, fetched
+
+            def fetch() -> tuple[Path, int]:
+                partial, _, fetched = self._complete(file, alone=alone)
+                partial.close()
+                return partial.path, fetched
+
+            yield fetch
 
     def _publish(self, file: RemoteFile, partial: Partial, digest: Digest) -> Stamp:
         try:

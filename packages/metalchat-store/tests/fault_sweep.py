@@ -72,9 +72,11 @@ def problems_after(home: Path, scenario: str) -> tuple[list[str], int]:
         found.append("the next pull is not whole")
     if left := sorted(path.name for path in (home / "partial").iterdir()):
         found.append(f"left in partial: {left}")
-    if any(len(list((home / name).iterdir())) != 1 for name in ("snapshots", "models")):
-        found.append("something is left in snapshots or models")
-    wanted = {file.digest for file in _snapshot(store, pulled.entry.id)}
+    states = 2 if scenario == "update" else 1  # what an update replaces stays until a collection
+    for name, count in (("snapshots", states), ("models", 1)):
+        if len(list((home / name).iterdir())) != count:
+            found.append(f"not {count} in {name}")
+    wanted = {file.digest for snapshot in _snapshots(store, pulled.entry.id) for file in snapshot.files}
     blobs = [path for path in (home / "blobs").rglob("*") if path.is_file()]
     if len(blobs) != len(wanted):
         found.append(f"{len(blobs)} blobs for {len(wanted)} contents")
@@ -85,11 +87,11 @@ def problems_after(home: Path, scenario: str) -> tuple[list[str], int]:
     return found, pulled.fetched_bytes
 
 
-def _snapshot(store: Store, id: str):
+def _snapshots(store: Store, id: str):
     from metalchat_store._layout import Layout
     from metalchat_store.snapshots import Snapshots
 
-    return Snapshots(Layout(store.home)).read(id, None).files
+    return Snapshots(Layout(store.home)).of(id)
 
 
 def run_killed(home: Path, scenario: str, k: int) -> int:

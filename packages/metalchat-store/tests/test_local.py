@@ -245,7 +245,7 @@ def test_the_bytes_can_be_read_as_from_any_remote(folder: Path) -> None:
 
 
 def test_an_unreadable_file_is_one_line(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no(*_: object) -> None:
+    def no(*_: object, **_options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(folder / "model.safetensors"))
 
     monkeypatch.setattr("metalchat_store._local.adopt", no)

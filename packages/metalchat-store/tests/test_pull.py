@@ -117,8 +117,8 @@ def test_an_update_fetches_what_changed_and_says_so(make_store: Make, home: Path
     assert moved.startswith("'memory://host/org/m' moved from ")
     assert template.startswith("the chat template of 'memory://host/org/m' changed (sha256 ")
     assert (pulled.entry.path / "tokenizer_config.json").read_bytes() == b'{"chat_template": "other"}'
-    assert len([path for path in (home / "blobs").rglob("*") if path.is_file()]) == 7
-    assert len(names(home / "snapshots")) == 1
+    assert len([path for path in (home / "blobs").rglob("*") if path.is_file()]) == 8
+    assert len(names(home / "snapshots")) == 2
 
 
 def test_an_update_keeps_what_the_user_wrote(make_store: Make) -> None:

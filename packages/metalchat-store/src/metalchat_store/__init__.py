@@ -5,6 +5,7 @@ from importlib import import_module
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from metalchat_store.collect import Collected
     from metalchat_store.digest import Digest
     from metalchat_store.discovery import RemotePoint, installed_remotes, load_remote
     from metalchat_store.errors import (
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
         DiskError,
         IncompatibleRemote,
         IntegrityError,
+        InvalidLock,
         InvalidRepository,
         ModelNotFound,
         NetworkError,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         StoreError,
         UntrustedData,
     )
+    from metalchat_store.lockfile import Lock, LockedFile
     from metalchat_store.names import check_name, check_names, local_path
     from metalchat_store.remote import (
         Adopts,
@@ -39,16 +42,24 @@ if TYPE_CHECKING:
         RemoteFile,
         Unpacks,
     )
+    from metalchat_store.repair import Repaired
+    from metalchat_store.roots import Root
     from metalchat_store.store import Store
     from metalchat_store.types import Entry, FileCheck, Plan, Progress, Pulled, Verification
+    from metalchat_store.updates import Availability, Change, UpdatePlan
+    from metalchat_store.usage import Usage
+    from metalchat_store.why import Keeper
 
 __all__ = [
     "AccessDenied",
     "Adopts",
     "AmbiguousModel",
     "Authorizer",
+    "Availability",
     "Body",
+    "Change",
     "Closes",
+    "Collected",
     "Corrupted",
     "Digest",
     "DiskError",
@@ -56,8 +67,12 @@ __all__ = [
     "FileCheck",
     "IncompatibleRemote",
     "IntegrityError",
+    "InvalidLock",
     "InvalidRepository",
+    "Keeper",
     "Listing",
+    "Lock",
+    "LockedFile",
     "Member",
     "ModelNotFound",
     "NetworkError",
@@ -73,11 +88,15 @@ __all__ = [
     "RemoteFile",
     "RemoteNotFound",
     "RemotePoint",
+    "Repaired",
     "RepositoryNotFound",
+    "Root",
     "Store",
     "StoreError",
     "Unpacks",
     "UntrustedData",
+    "UpdatePlan",
+    "Usage",
     "Verification",
     "check_name",
     "check_names",
@@ -87,8 +106,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    "collect": ("Collected",),
     "digest": ("Digest",),
     "discovery": ("RemotePoint", "installed_remotes", "load_remote"),
+    "lockfile": ("Lock", "LockedFile"),
     "names": ("check_name", "check_names", "local_path"),
     "remote": (
         "Adopts",
@@ -102,8 +123,13 @@ _MODULES = {
         "RemoteFile",
         "Unpacks",
     ),
+    "repair": ("Repaired",),
+    "roots": ("Root",),
     "store": ("Store",),
     "types": ("Entry", "FileCheck", "Plan", "Progress", "Pulled", "Verification"),
+    "updates": ("Availability", "Change", "UpdatePlan"),
+    "usage": ("Usage",),
+    "why": ("Keeper",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -7,22 +7,25 @@ import sys
 from pathlib import Path
 
 from metalchat_store._files import BLOCK, create, open_regular, write_at
+from metalchat_store.errors import Refused
 
 KINDS = ("clone", "hard link", "copy")
 _FICLONE = 0x40049409  # linux/fs.h
 _CLONE_NOFOLLOW = 1  # sys/clonefile.h
 
 
-def adopt(source: Path, target: Path, *, links: bool = True) -> str:
+def adopt(source: Path, target: Path, *, links: bool = True, copies: bool = True) -> str:
     """Make `target`, which must not exist, from the regular file `source`; returns how: one of `KINDS`.
 
     A clone shares the bytes until one side changes. A hard link is the same file under a second name, so a change of
-    the source shows; `links=False` leaves it out.
+    the source shows; `links=False` leaves it out. Without `copies`, `Refused` where neither is possible.
     """
     if clone(source, target):
         return "clone"
     if links and link(source, target):
         return "hard link"
+    if not copies:
+        raise Refused(f"'{source}' can be neither cloned nor hard-linked from here, and a copy was not asked for")
     reader = open_regular(source)
     try:
         writer = create(target)

@@ -137,12 +137,14 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, data: bytes, *, temporary: Path) -> None:
+def write_file(path: Path, data: bytes, *, temporary: Path, mode: int = 0o600) -> None:
     """Give `path` the content `data`, all or nothing. `temporary` is a new name on the same file system."""
     descriptor = create(temporary)
     try:
         try:
             write_at(descriptor, data, 0)
+            if mode != 0o600:
+                os.fchmod(descriptor, mode)
             sync_file(descriptor)
         finally:
             os.close(descriptor)

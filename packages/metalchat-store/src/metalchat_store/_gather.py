@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -40,6 +41,7 @@ class Gatherer:
         known: Known,
         present: Mapping[str, Stored],
         seen: Seen,
+        copies: bool = True,
     ) -> None:
         self.stored = dict(present)
         self.fetched = 0
@@ -52,6 +54,7 @@ class Gatherer:
         self._waiting = waiting
         self._known = known
         self._seen = seen
+        self._copies = copies
         self._guard = threading.Lock()
         self._transfer = Transfer(
             layout=layout, remote=remote, listing=listing, context=context, waiting=waiting, seen=self._tell
@@ -144,7 +147,8 @@ class Gatherer:
     def _adopt(self, remote: Adopts, file: RemoteFile) -> Stored:
         with remote_errors(self._listing.repository):
             source = remote.local(self._listing, file)
-        return take(self._layout, source, file, self._known, lambda done: self._tell(file.path, done, file.size))
+        seen = partial(self._tell, file.path, total=file.size)
+        return take(self._layout, source, file, self._known, seen, copies=self._copies)
 
     def _show(self, member: Member, done: int) -> None:
         self._tell(member.path, done, member.size)

@@ -28,6 +28,21 @@ class Layout:
     def partial(self) -> Path:
         return self.home / "partial"
 
+    @property
+    def quarantine(self) -> Path:
+        """Damaged content that a repair replaced; `gc` deletes it."""
+        return self.home / "quarantine"
+
+    @property
+    def roots(self) -> Path:
+        """Which manifests and locks are known, and which models are pinned."""
+        return self.home / "roots"
+
+    @property
+    def used(self) -> Path:
+        """One empty file a model; its time is that of the last use."""
+        return self.home / "used"
+
     def prepare(self) -> None:
         """Create what is missing, each folder with mode 0700; `DiskError` if a link stands in for one."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)

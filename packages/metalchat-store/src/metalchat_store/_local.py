@@ -16,28 +16,34 @@ from metalchat_store.remote import RemoteFile
 from metalchat_store.transfer import Stored
 
 
-def take(layout: Layout, source: Path, file: RemoteFile, known: Known, seen: Callable[[int], None]) -> Stored:
+def take(
+    layout: Layout, source: Path, file: RemoteFile, known: Known, seen: Callable[[int], None], *, copies: bool = True
+) -> Stored:
     """Hash `source` and give it its place among the blobs; `IntegrityError` if it is not what was listed.
+
+    `copies=False` refuses (`Refused`) what can be neither cloned nor hard-linked.
 
     With a hard link the blob keeps the permissions of the source, and a later change of the source shows in its
     stamp. One that the store shares already is not read again.
     """
     blobs = Blobs(layout.blobs)
     facts = os.stat(source)  # noqa: PTH116 - one call, counted by the fault tests
-    shared = known.shared(Stamp.of(facts))
-    if shared is not None and _same(source, blobs.path(shared)):
+    shared = known.shared(Stamp.of(facts)) if file.git_sha1 is None else None
+    if shared is not None and file.sha256 in (None, shared.hex) and _same(source, blobs.path(shared)):
         return Stored(digest=shared, stamp=Stamp.of(facts), adopted="hard link")
     temporary = layout.temporary("adopt", "tmp")
     try:
-        kind = adopt(source, temporary)
+        kind = adopt(source, temporary, copies=copies)
         descriptor = open_regular(temporary)
         try:
-            hasher = hashlib.sha256()
-            length = hash_file(descriptor, os.fstat(descriptor).st_size, (hasher,), seen)
+            size = os.fstat(descriptor).st_size
+            hasher, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+            hashers = (hasher,) if file.git_sha1 is None else (hasher, git)
+            length = hash_file(descriptor, size, hashers, seen)
             digest = Digest(hasher.hexdigest())
             if kind == "hard link" and Stamp.of(os.fstat(descriptor)) != Stamp.of(facts):
                 raise IntegrityError(f"'{file.path}' changed while it was read. Pull again")
-            _compare(file, length, digest)
+            _compare(file, length, digest, git.hexdigest())
             stamp = blobs.trusted(digest, length, known.stamps(digest))
             if stamp is None:
                 stamp = blobs.publish(temporary, descriptor, digest, freeze=kind != "hard link")
@@ -55,11 +61,15 @@ def _same(source: Path, blob: Path) -> bool:
         return False
 
 
-def _compare(file: RemoteFile, length: int, digest: Digest) -> None:
+def _compare(file: RemoteFile, length: int, digest: Digest, git: str) -> None:
     if file.size is not None and length != file.size:
         raise IntegrityError(f"'{file.path}' changed while it was read. Pull again")
     if file.sha256 is not None and digest.hex != file.sha256:
         raise IntegrityError(
             f"'{file.path}' is damaged: expected sha256 {file.sha256[:6]}…, received {digest.hex[:6]}…. "
             "Nothing was kept"
+        )
+    if file.git_sha1 is not None and git != file.git_sha1:
+        raise IntegrityError(
+            f"'{file.path}' is damaged: expected git id {file.git_sha1[:6]}…, found {git[:6]}…. Nothing was kept"
         )

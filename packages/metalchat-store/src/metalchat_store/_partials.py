@@ -106,23 +106,30 @@ def tidy(layout: Layout, keys: frozenset[str]) -> None:
 
     Files that another pull can resume stay for a week.
     """
-    oldest = time.time() - _KEEP
-    with os.scandir(layout.partial) as found:
-        for item in list(found):
+    for path in useless(layout, keys, now=time.time()):
+        remove(path)
+
+
+def useless(layout: Layout, keys: frozenset[str], *, now: float) -> list[Path]:
+    """What `tidy` deletes at the time `now`."""
+    found: list[Path] = []
+    with suppress(FileNotFoundError), os.scandir(layout.partial) as items:
+        for item in items:
             pid = owner(item.name)
             key, _, suffix = item.name.partition("~") if pid is not None else item.name.rpartition(".")
             gone = pid is None or pid == os.getpid() or not is_running(pid)
             with suppress(FileNotFoundError):
                 if pid is not None and suffix.endswith((".part", ".json")):
-                    useless = gone and (key in keys or item.stat(follow_symlinks=False).st_mtime < oldest)
+                    unusable = gone and (key in keys or item.stat(follow_symlinks=False).st_mtime < now - _KEEP)
                 elif pid is None:
-                    useless = suffix == SUFFIX and key in keys
+                    unusable = suffix == SUFFIX and key in keys
                 elif suffix.endswith(".old"):
-                    useless = gone and os.path.lexists(layout.models / key)
+                    unusable = gone and os.path.lexists(layout.models / key)
                 else:
-                    useless = gone and pid != os.getpid()
-                if useless:
-                    remove(layout.partial / item.name)
+                    unusable = gone and pid != os.getpid()
+                if unusable:
+                    found.append(layout.partial / item.name)
+    return found
 
 
 def activity(layout: Layout, key: str) -> tuple[int, int | None]:

@@ -2,6 +2,8 @@
 
     StoreError                      exit code 1
     ├── InvalidRepository           2  not an address that a model can be pulled from
+    ├── InvalidLock                 2  a metalchat.lock that cannot be used
+    ├── InvalidPush                 2  a push that cannot be made as it was asked for
     ├── AmbiguousModel              2  a reference that several models answer to
     ├── RemoteNotFound              2  no installed remote serves that kind of address
     ├── RemoteConflict              2  two distributions serve the same kind of address
@@ -17,6 +19,7 @@
     │   └── Corrupted               6  a model of the store that changed since it was pulled
     ├── DiskError                   7  the disk is full, read-only or failing
     └── Refused                     8  forbidden by policy
+        └── PushConflict            8  somebody else changed the repository while files were pushed to it
 
 Messages are one line, hold no secret, and name what can be changed.
 """
@@ -33,6 +36,18 @@ class StoreError(Exception):
 
 class InvalidRepository(StoreError):
     """Not an address that a model can be pulled from."""
+
+    exit_code = 2
+
+
+class InvalidLock(StoreError):
+    """A metalchat.lock that cannot be used."""
+
+    exit_code = 2
+
+
+class InvalidPush(StoreError):
+    """A push that cannot be made as it was asked for."""
 
     exit_code = 2
 
@@ -130,3 +145,7 @@ class Refused(StoreError):
     """Forbidden by policy."""
 
     exit_code = 8
+
+
+class PushConflict(Refused):
+    """Somebody else changed the repository while files were pushed to it."""

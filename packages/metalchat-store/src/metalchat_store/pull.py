@@ -7,26 +7,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from metalchat_store import _partials
-from metalchat_store._backoff import Backoff
+from metalchat_store._fetching import Fetching
 from metalchat_store._files import disk_errors, no_space
 from metalchat_store._gather import Gatherer
 from metalchat_store._known import Known
-from metalchat_store._layout import Layout
 from metalchat_store._locks import entry_lock
 from metalchat_store._notices import update_notices
 from metalchat_store._publish import publish
 from metalchat_store._release import release
+from metalchat_store._terms import ANYTHING, Terms, held_error
 from metalchat_store.blobs import Blobs
 from metalchat_store.checks import examine, record
 from metalchat_store.detect import config_architecture, gguf_architecture, indexed_shards, partitioning, read_json
 from metalchat_store.entries import Entries
-from metalchat_store.errors import NotAModel, UntrustedData
-from metalchat_store.remote import Adopts, Listing, Remote, RemoteContext, RemoteFile, Unpacks
-from metalchat_store.selection import INDEX, Selection, select, short_name
+from metalchat_store.errors import NotAModel, Refused, UntrustedData
+from metalchat_store.remote import Adopts, Listing, RemoteFile, Unpacks
+from metalchat_store.selection import INDEX, WEIGHTS, Selection, select, short_name
 from metalchat_store.snapshots import Snapshot, SnapshotFile, Snapshots
-from metalchat_store.sources import Source, ask, normalise
-from metalchat_store.transfer import Stored, Waiting, key_of
-from metalchat_store.types import Entry, Plan, Progress, Pulled
+from metalchat_store.sources import normalise
+from metalchat_store.transfer import Stored, key_of
+from metalchat_store.types import Entry, Plan, Pulled
 
 if TYPE_CHECKING:
     from metalchat_manifest import ModelSpec
@@ -35,28 +35,21 @@ if TYPE_CHECKING:
 class Pull:
     """One pull from one remote."""
 
-    def __init__(
-        self,
-        *,
-        layout: Layout,
-        source: Source,
-        revision: str | None,
-        remote: Remote,
-        context: RemoteContext,
-        waiting: Waiting,
-        progress: Progress | None,
-    ) -> None:
+    def __init__(self, fetching: Fetching, terms: Terms = ANYTHING) -> None:
+        layout = fetching.layout
+        self._fetching = fetching
+        self._terms = terms
         self._layout = layout
-        self._source = source
-        self._revision = revision
-        self._remote = remote
-        self._context = context
-        self._waiting = waiting
-        self._progress = progress
+        self._source = fetching.source
+        self._remote = fetching.remote
+        self._context = fetching.context
+        self._waiting = fetching.waiting
+        self._progress = fetching.progress
         self._blobs = Blobs(layout.blobs)
         self._snapshots = Snapshots(layout)
         self._entries = Entries(layout)
         self._missing: int | None = None
+        self._held: list[tuple[Entry, str]] = []
 
     def plan(self) -> Plan:
         """What `run` would fetch. Nothing is written and nothing is hashed."""
@@ -79,9 +72,6 @@ class Pull:
             listing = self._listing()
             entry = self._whole_entry(listing)
             if entry is not None:
-                if self._snapshots.others(entry.id, keep=listing.commit):
-                    with self._locked(entry.id):
-                        self._settle(entry.id, listing.commit)
                 self._tidy(listing, entry.id)
                 return Pulled(entry=entry, already=True, fetched_bytes=0)
             known = Known(self._snapshots.all())
@@ -100,7 +90,8 @@ class Pull:
                     waiting=self._waiting,
                     known=known,
                     present=present,
-                    seen=self._seen,
+                    seen=self._fetching.seen,
+                    copies=self._terms.copies,
                 ) as gatherer:
                     pulled = self._meanwhile(listing, gatherer) or self._guarded(listing, gatherer)
             except UntrustedData:
@@ -111,27 +102,56 @@ class Pull:
             return pulled
 
     def _listing(self) -> Listing:
-        backoff = Backoff(sleep=self._waiting.pause, message=self._context.notice)
-        return ask(self._remote, self._source, self._revision, self._context, backoff)
+        listing = self._fetching.listing()
+        self._terms.check_commit(self._source.repository, listing.commit)
+        return listing
 
     def _whole_entry(self, listing: Listing) -> Entry | None:
         """The entry that holds exactly this listing, undamaged; damage is recorded, so that the pull repairs it."""
         for entry in self._entries.all():
-            if entry.spec is None or entry.commit != listing.commit:
+            if entry.spec is None or entry.commit is None:
+                continue
+            if normalise(entry.spec.repository) != self._source.repository:
+                continue
+            if entry.commit != listing.commit:
+                why = self._terms.held(entry)
+                self._held += [] if why is None else [(entry, why)]
                 continue
             snapshot = self._snapshots.read(entry.id, entry.commit)
-            if snapshot is None or normalise(entry.spec.repository) != self._source.repository:
+            if snapshot is None:
                 continue
-            outcome = examine(entry, snapshot, everything=False, seen=self._seen)
+            if not self._matches(listing, snapshot):
+                continue
+            outcome = examine(entry, snapshot, everything=False, seen=self._fetching.seen)
             record(self._layout, snapshot, outcome)
             if not outcome.damaged:
                 return entry
         return None
 
+    def _matches(self, listing: Listing, snapshot: Snapshot) -> bool:
+        """Whether a snapshot has the listed identities and none of the small files is left out.
+
+        What was adopted from another program may have other content, or less, under the same commit.
+        """
+        have = {file.path: file for file in snapshot.files}
+        self._terms.check_files({path: file.digest for path, file in have.items()})
+        if not self._terms.names() <= have.keys():
+            return False
+        if isinstance(self._remote, Unpacks):
+            return True
+        listed = {file.path: file for file in listing.files}
+        for path, file in have.items():
+            there = listed.get(path)
+            if there is None or there.sha256 not in (None, file.digest.hex):
+                return False
+            if there.sha256 is None and there.git_sha1 is not None and there.git_sha1 != file.git_sha1:
+                return False
+        return all(file.path in have for file in self._wanted(listing) if not file.path.endswith(WEIGHTS))
+
     def _wanted(self, listing: Listing) -> tuple[RemoteFile, ...]:
         if isinstance(self._remote, Unpacks):
             return listing.files
-        names = select(self._source.repository, listing.files, self._source.gguf).names
+        names = self._terms.narrowed(select(self._source.repository, listing.files, self._source.gguf)).names
         by_name = {file.path: file for file in listing.files}
         return tuple(by_name[name] for name in names)
 
@@ -190,7 +210,7 @@ class Pull:
     def _guarded(self, listing: Listing, gatherer: Gatherer) -> Pulled:
         try:
             return self._complete(listing, gatherer)
-        except UntrustedData:
+        except (UntrustedData, Refused):
             release(self._layout, (stored.digest for stored in gatherer.stored.values()))
             raise
 
@@ -204,18 +224,19 @@ class Pull:
     def _attempt(self, listing: Listing, gatherer: Gatherer) -> Pulled:
         found, selection, architecture = self._bring(listing, gatherer)
         spec = self._spec(selection, architecture)
-        snapshot = Snapshot(
-            id=spec.id,
-            repository=self._source.repository,
-            commit=listing.commit,
-            license=listing.license,
-            files=tuple(_record(found[name], gatherer.stored[name]) for name in selection.names),
-        )
         with self._locked(spec.id):
             before = self._before(spec.id)
+            snapshot = Snapshot(
+                id=spec.id,
+                repository=self._source.repository,
+                commit=listing.commit,
+                license=listing.license,
+                files=tuple(_record(found[name], gatherer.stored[name]) for name in selection.names),
+                revision=self._recorded_revision(before),
+                previous=_previous(before, listing.commit),
+            )
             notices = update_notices(self._blobs, before, snapshot)
             self._show(spec, snapshot, before)
-            self._settle(spec.id, listing.commit)
         adopted = gatherer.adopted()
         if adopted == "hard link":
             notices += ("the model shares its files with their source: a change there damages it",)
@@ -243,12 +264,14 @@ class Pull:
             def bring(names: Iterable[str]) -> None:
                 gatherer.gather(found[name] for name in names)
 
-        selection = select(self._source.repository, found.values(), self._source.gguf)
+        selection = self._terms.narrowed(select(self._source.repository, found.values(), self._source.gguf))
         if isinstance(self._remote, Unpacks):  # before, only the size of the archive was known
             self._make_room(sum(found[name].size or 0 for name in selection.names if name not in gatherer.stored))
         bring(selection.others)
+        self._check(listing, gatherer)
         if selection.variant == "gguf":
             bring(selection.weights)
+            self._check(listing, gatherer)
             name = selection.weights[0]
             return found, selection, gguf_architecture(gatherer.path(name), name)
         if selection.variant == "meta":
@@ -259,7 +282,16 @@ class Pull:
         if INDEX in selection.others:
             selection = replace(selection, weights=indexed_shards(gatherer.path(INDEX), found))
         bring(selection.weights)
+        self._check(listing, gatherer)
         return found, selection, architecture
+
+    def _check(self, listing: Listing, gatherer: Gatherer) -> None:
+        """`Refused` if what has come so far is not what the terms of this pull allow."""
+        self._terms.check_files({path: stored.digest for path, stored in gatherer.stored.items()})
+        for entry, why in self._held:
+            snapshot = self._snapshots.read(entry.id, entry.commit)
+            now = {path: gatherer.path(path) for path in gatherer.stored}
+            raise held_error(self._blobs, entry, why, snapshot, listing.commit, now)
 
     def _spec(self, selection: Selection, architecture: str) -> "ModelSpec":
         from metalchat_manifest import ManifestError, ModelSpec
@@ -281,6 +313,12 @@ class Pull:
             return None
         return self._snapshots.read(id, entry.commit)
 
+    def _recorded_revision(self, before: Snapshot | None) -> str | None:
+        """What a later update asks for."""
+        if self._terms.same_revision:
+            return None if before is None else before.revision
+        return self._fetching.revision
+
     def _show(self, spec: "ModelSpec", snapshot: Snapshot, before: Snapshot | None) -> None:
         """Record, then publish, unless another process has just published the same."""
         same = before is not None and before.commit == snapshot.commit
@@ -292,12 +330,6 @@ class Pull:
         self._snapshots.write(snapshot)
         publish(self._layout, spec, snapshot, before=before)
 
-    def _settle(self, id: str, commit: str) -> None:
-        """Forget the commits of an entry that were replaced, with the content that only they had."""
-        others = self._snapshots.others(id, keep=commit)
-        if others and self._entries.read(id).commit == commit:
-            self._snapshots.forget(others, self._blobs)
-
     def _tidy(self, listing: Listing, *ids: str) -> None:
         """Delete what is of no more use among the unfinished files."""
         _partials.tidy(self._layout, frozenset([*ids, *(key_of(listing, file) for file in listing.files)]))
@@ -305,15 +337,18 @@ class Pull:
     def _locked(self, id: str) -> AbstractContextManager[None]:
         return entry_lock(self._layout, id, self._context.notice, self._waiting.clock, self._waiting.pause)
 
-    def _seen(self, path: str, done: int, total: int | None) -> None:
-        if self._progress is not None:
-            self._progress.file(path, done, total)
-
 
 def _record(file: RemoteFile, stored: Stored) -> SnapshotFile:
     return SnapshotFile(
         path=file.path, size=stored.stamp.size, digest=stored.digest, git_sha1=file.git_sha1, stamp=stored.stamp
     )
+
+
+def _previous(before: Snapshot | None, commit: str) -> str | None:
+    """The commit that a rollback goes to; a repair does not change it."""
+    if before is None:
+        return None
+    return before.previous if before.commit == commit else before.commit
 
 
 def _content(snapshot: Snapshot) -> frozenset[tuple[str, str]]:

@@ -9,6 +9,7 @@ from metalchat_store.errors import IntegrityError, InvalidRepository, NotAModel
 from metalchat_store.remote import RemoteFile
 
 INDEX = "model.safetensors.index.json"
+WEIGHTS = (".safetensors", ".gguf")
 _MIB = 1 << 20
 
 _METADATA = {

@@ -33,13 +33,18 @@ class SnapshotFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The content of one model entry. `id` is the identifier of the entry."""
+    """The content of one model entry. `id` is the identifier of the entry.
+
+    `revision` is what the pull was asked for, None for the default; `previous` the commit that it replaced.
+    """
 
     id: str
     repository: str
     commit: str
     files: tuple[SnapshotFile, ...]
     license: str | None = None
+    revision: str | None = None
+    previous: str | None = None
 
     @property
     def size(self) -> int:
@@ -67,19 +72,37 @@ class Snapshots:
             "repository": snapshot.repository,
             "commit": snapshot.commit,
             "license": snapshot.license,
+            "revision": snapshot.revision,
+            "previous": snapshot.previous,
             "files": [_record(file) for file in snapshot.files],
         }
         data = json.dumps(record, indent=1).encode()
         write_file(self._path(snapshot.id, snapshot.commit), data, temporary=self._layout.temporary("snapshot", "tmp"))
 
     def read(self, id: str, commit: str | None) -> Snapshot | None:
-        """The snapshot of an entry; None if there is none that can be read. Without a commit, the only one."""
+        """The snapshot of an entry; None if there is none that can be read.
+
+        Without a commit, the one that most files of the entry belong to.
+        """
         if commit is not None:
             with suppress(UntrustedData, OSError):
                 return _parse(id, self._path(id, commit))
             return None
-        found = [snapshot for snapshot in self.all() if snapshot.id == id]
-        return found[0] if len(found) == 1 else None
+        folder = self._layout.models / id
+        return max(self.of(id), key=lambda snapshot: _resemblance(folder, snapshot), default=None)
+
+    def of(self, id: str) -> list[Snapshot]:
+        """Every whole snapshot of an entry: what it holds now, and what it held since the last `gc`."""
+        found = (_parse(id, path) for owner, path in self._paths() if owner == id)
+        return [snapshot for snapshot in found if snapshot is not None]
+
+    def paths(self) -> list[tuple[str, str, Path]]:
+        """Id, commit and file of every snapshot."""
+        return [(id, path.name.partition("@")[2].removesuffix(".json"), path) for id, path in self._paths()]
+
+    def parse(self, id: str, path: Path) -> Snapshot | None:
+        """The snapshot in a file that `paths` named; None if it is missing or damaged."""
+        return _parse(id, path)
 
     def all(self) -> Iterator[Snapshot]:
         """Every snapshot that is whole. An `OSError` is raised: what is not known to be free must not be deleted."""
@@ -121,6 +144,15 @@ class Snapshots:
         return [(id, self._layout.snapshots / name) for id, name in sorted(split)]
 
 
+def _resemblance(folder: Path, snapshot: Snapshot) -> int:
+    """How many files of a folder are the very files that the snapshot describes."""
+    count = 0
+    for file in snapshot.files:
+        with suppress(OSError):
+            count += Stamp.of(local_path(folder, file.path).lstat()) == file.stamp
+    return count
+
+
 def _written(path: Path) -> float:
     try:
         return path.lstat().st_mtime
@@ -153,6 +185,7 @@ def _parse(id: str, path: Path) -> Snapshot | None:
         files = tuple(_file(item) for item in record["files"])
         check_names(file.path for file in files)
         repository, commit, license = record["repository"], record["commit"], record.get("license")
+        revision, previous = record.get("revision"), record.get("previous")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError, UntrustedData):
         return None
     if record.get("version") != 1 or not isinstance(repository, str) or not isinstance(commit, str):
@@ -163,6 +196,8 @@ def _parse(id: str, path: Path) -> Snapshot | None:
         commit=commit,
         files=files,
         license=license if isinstance(license, str) else None,
+        revision=revision if isinstance(revision, str) else None,
+        previous=previous if isinstance(previous, str) else None,
     )
 
 

@@ -1,0 +1,251 @@
+"""What nothing refers to any more is found in one walk over the store, and deleted."""
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Set
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from metalchat_store import _partials, _used
+from metalchat_store._files import remove
+from metalchat_store._heal import heal_files
+from metalchat_store._layout import Layout
+from metalchat_store.blobs import Blobs
+from metalchat_store.digest import Digest
+from metalchat_store.entries import Entries
+from metalchat_store.roots import Roots
+from metalchat_store.snapshots import Snapshot, SnapshotFile, Snapshots
+from metalchat_store.types import Entry
+
+_SHARD = re.compile(r"[0-9a-f]{2}")
+_REST = re.compile(r"[0-9a-f]{62}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What `gc` deleted, or would delete.
+
+    `models` were evicted. `snapshots` counts earlier states, `blobs` contents. `bytes` counts what became free on the
+    disk: content that another program has under a name of its own does not. `too_large`: the bytes of content above
+    `max_size` that are left, since what uses them is pinned, checked out, locked or was used just now.
+    """
+
+    models: tuple[Entry, ...] = ()
+    snapshots: int = 0
+    blobs: int = 0
+    bytes: int = 0
+    too_large: int = 0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One walk: every entry and snapshot, and what they refer to."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    current: dict[str, Snapshot] = field(default_factory=dict)
+    kept: dict[Path, Snapshot] = field(default_factory=dict)
+    old: dict[Path, tuple[str, str]] = field(default_factory=dict)  # id and commit
+    inodes: set[int] = field(default_factory=set)  # of entries whose record is lost
+
+    def digests(self) -> dict[Digest, int]:
+        """Every content that is kept, with its size."""
+        return {file.digest: file.size for snapshot in self.kept.values() for file in snapshot.files}
+
+
+class Collector:
+    """One collection. What is younger than `grace` seconds at the time `now` may belong to a pull in flight."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        now: float,
+        grace: float,
+        changing: Callable[[str], AbstractContextManager[None]],
+        dry_run: bool,
+    ) -> None:
+        self._layout = layout
+        self._entries = Entries(layout)
+        self._snapshots = Snapshots(layout)
+        self._blobs = Blobs(layout.blobs)
+        self._roots = Roots(layout)
+        self._now = now
+        self._before = now - grace
+        self._changing = changing
+        self._dry_run = dry_run
+        self._unlinked: Counter[int] = Counter()  # names of inodes that a real run would have removed already
+
+    def run(self, max_size: int | None) -> Collected:
+        """Evict, then forget earlier states, then delete what nothing names. Killed anywhere, the next run goes on."""
+        roots = self._roots.all()
+        seen = self._look({(root.id, root.commit) for root in roots if root.commit is not None})
+        evicted, left = ((), 0) if max_size is None else self._evict(seen, max_size, {root.id for root in roots})
+        gone = sum(self._forget(path, id, commit) for path, (id, commit) in seen.old.items())
+        blobs, freed = self._sweep(seen)
+        freed += self._tidy(seen)
+        return Collected(models=tuple(evicted), snapshots=gone, blobs=blobs, bytes=freed, too_large=left)
+
+    def _look(self, locked: Set[tuple[str, str]]) -> _Seen:
+        seen = _Seen()
+        seen.entries = {entry.id: entry for entry in self._entries.all()}
+        for id, commit, path in self._snapshots.paths():
+            entry = seen.entries.get(id)
+            now = entry is not None and (entry.commit is None or entry.commit == commit)
+            if now or (id, commit) in locked or self._is_recent(path):
+                snapshot = self._snapshots.parse(id, path)
+                if snapshot is not None:
+                    seen.kept[path] = snapshot
+                    if now:
+                        seen.current[id] = snapshot
+            else:
+                seen.old[path] = (id, commit)
+        for id, entry in seen.entries.items():
+            if id not in seen.current:
+                seen.inodes |= set(_inodes(entry.path))
+        return seen
+
+    def _is_recent(self, path: Path) -> bool:
+        try:
+            facts = path.lstat()
+        except FileNotFoundError:
+            return True
+        return max(facts.st_mtime, facts.st_ctime) >= self._before
+
+    def _evict(self, seen: _Seen, max_size: int, held: Set[str]) -> tuple[list[Entry], int]:
+        """Remove the models that were not used for the longest time until the kept content fits."""
+        users: dict[Digest, int] = {}
+        sizes = seen.digests()
+        for snapshot in seen.kept.values():
+            for digest in {file.digest for file in snapshot.files}:
+                users[digest] = users.get(digest, 0) + 1
+        total = sum(sizes.values())
+        evicted: list[Entry] = []
+        for last, id in sorted((_used.last(self._layout, id), id) for id in seen.current):
+            if total <= max_size:
+                break
+            if id in held or last >= self._before:
+                continue
+            mine = [path for path, snapshot in seen.kept.items() if snapshot.id == id]
+            for digest in [digest for path in mine for digest in {file.digest for file in seen.kept[path].files}]:
+                users[digest] -= 1
+                total -= 0 if users[digest] else sizes[digest]
+            for path in mine:
+                seen.old[path] = (id, seen.kept.pop(path).commit)
+            evicted.append(seen.entries[id])
+            self._remove(id)
+        return evicted, max(0, total - max_size)
+
+    def _remove(self, id: str) -> None:
+        if self._dry_run:
+            self._unlinked.update(_inodes(self._layout.models / id))
+            return
+        with self._changing(id), suppress(FileNotFoundError):
+            gone = self._entries.take_away(id)
+            remove(gone)
+            _used.forget(self._layout, id)
+
+    def _forget(self, path: Path, id: str, commit: str) -> bool:
+        """Delete an earlier state, unless an update or a rollback has just made it the present one."""
+        if self._dry_run:
+            return True
+        with self._changing(id):
+            with suppress(FileNotFoundError):
+                if self._entries.read(id).commit in (None, commit):
+                    return False
+            with suppress(FileNotFoundError):
+                path.unlink()
+        return True
+
+    def _sweep(self, seen: _Seen) -> tuple[int, int]:
+        """Delete the blobs that no kept snapshot names; give those that lost their name a new one."""
+        named = seen.digests()
+        there: set[Digest] = set()
+        doomed: list[tuple[Digest, os.stat_result]] = []
+        for digest, path in _blobs(self._layout.blobs):
+            there.add(digest)
+            if digest not in named:
+                with suppress(FileNotFoundError):
+                    facts = os.lstat(path)
+                    recent = max(facts.st_mtime, facts.st_ctime) >= self._before
+                    if not recent and facts.st_ino not in seen.inodes:
+                        doomed.append((digest, facts))
+        if not self._dry_run:
+            named_since = self._named_since(seen) if doomed else frozenset()
+            doomed = [(digest, facts) for digest, facts in doomed if digest not in named_since]
+            for digest, _ in doomed:
+                self._blobs.delete(digest)
+            for id, snapshot in seen.current.items():
+                lost = [file for file in snapshot.files if file.digest not in there]
+                if lost:
+                    self._heal(seen.entries[id], lost)
+        freed = sum(facts.st_size for _, facts in doomed if facts.st_nlink - self._unlinked[facts.st_ino] <= 1)
+        return len(doomed), freed
+
+    def _named_since(self, seen: _Seen) -> frozenset[Digest]:
+        """What snapshots name that were written, or became the present ones, since the walk."""
+        found: set[Digest] = set()
+        for id, _, path in self._snapshots.paths():
+            snapshot = None if path in seen.kept else self._snapshots.parse(id, path)
+            found |= {file.digest for file in snapshot.files} if snapshot is not None else set()
+        return frozenset(found)
+
+    def _heal(self, entry: Entry, lost: list[SnapshotFile]) -> None:
+        with suppress(FileNotFoundError):
+            heal_files(self._layout, entry.path, lost)
+
+    def _tidy(self, seen: _Seen) -> int:
+        """Delete what pulls that ended left behind, damaged content, and notes about models that are not there."""
+        useless = list(_partials.useless(self._layout, frozenset(), now=self._now))
+        with suppress(FileNotFoundError), os.scandir(self._layout.quarantine) as found:
+            useless += [Path(item.path) for item in found if self._is_old(item)]
+        freed = sum(_size(path) for path in useless)
+        if not self._dry_run:
+            for path in useless:
+                remove(path)
+            with suppress(FileNotFoundError):
+                for name in os.listdir(self._layout.used):  # noqa: PTH208 - names alone
+                    if name not in seen.entries:
+                        _used.forget(self._layout, name)
+            self._roots.forget_gone(self._now)
+        return freed
+
+    def _is_old(self, item: os.DirEntry[str]) -> bool:
+        try:
+            return item.stat(follow_symlinks=False).st_ctime < self._before
+        except FileNotFoundError:
+            return False
+
+
+def _blobs(root: Path) -> Iterator[tuple[Digest, str]]:
+    """Every file that is named like a blob."""
+    with suppress(FileNotFoundError), os.scandir(root) as shards:
+        for shard in shards:
+            if _SHARD.fullmatch(shard.name) and shard.is_dir(follow_symlinks=False):
+                with os.scandir(shard.path) as found:
+                    for item in found:
+                        if _REST.fullmatch(item.name) and item.is_file(follow_symlinks=False):
+                            yield Digest(shard.name + item.name), item.path
+
+
+def _inodes(folder: Path | str) -> Iterator[int]:
+    """The inodes of all files below an entry."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+        for item in found:
+            if item.is_dir(follow_symlinks=False):
+                yield from _inodes(item.path)
+            else:
+                yield item.inode()
+
+
+def _size(path: Path) -> int:
+    """Bytes that become free with a file or folder: those of files without another name."""
+    try:
+        facts = path.lstat()
+        if stat.S_ISDIR(facts.st_mode):
+            return sum(_size(inner) for inner in list(path.iterdir()))
+    except FileNotFoundError:
+        return 0
+    return facts.st_size if facts.st_nlink == 1 else 0

@@ -1,0 +1,131 @@
+"""What keeps a model, or an earlier state of one: manifests that select it, locks beside them, pins."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from metalchat_store._files import make_folder, read_file, write_file
+from metalchat_store._layout import Layout
+from metalchat_store.errors import StoreError
+from metalchat_store.lockfile import LOCK, Lock
+
+MANIFEST = "metalchat.toml"
+_LIMIT = 1 << 20
+_AWAY = 30 * 86400  # seconds for which a manifest counts whose folder is gone: it may be on a disk that is not here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """Why the model `id` is kept; `commit` only for a lock. `path` is None for a pin."""
+
+    kind: Literal["manifest", "lock", "pin"]
+    id: str
+    commit: str | None = None
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        words = {"manifest": f"'{self.path}' selects it", "lock": f"'{self.path}' locks it", "pin": "it is pinned"}
+        return words[self.kind]
+
+
+class Roots:
+    """The folder `roots`: one small file for every known manifest and every pin."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def register(self, manifest: Path, id: str) -> None:
+        """Remember a manifest, by its absolute path, that selects a model."""
+        path = os.path.abspath(manifest)  # noqa: PTH100 - `..` is taken out, which Path.absolute() leaves
+        record = json.dumps({"version": 1, "path": path, "model": id}).encode()
+        self._write(hashlib.sha256(os.fsencode(path)).hexdigest()[:40] + ".json", record)
+
+    def pin(self, id: str) -> None:
+        """Pin a model."""
+        self._write(f"{id}.pin", b"")
+
+    def unpin(self, id: str) -> bool:
+        """Take the pin away; False if there was none."""
+        try:
+            (self._layout.roots / f"{id}.pin").unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def pinned(self) -> frozenset[str]:
+        """The ids of all pinned models."""
+        return frozenset(name.removesuffix(".pin") for name in self._names() if name.endswith(".pin"))
+
+    def all(self) -> tuple[Root, ...]:
+        """Every root there is now. A manifest that cannot be read keeps what it last selected."""
+        found = [Root(kind="pin", id=id) for id in sorted(self.pinned())]
+        places = {path: id for path, id, _ in self._records()}
+        places.setdefault(self._layout.home / MANIFEST, "")
+        for path, last in sorted(places.items()):
+            found += [Root(kind="manifest", id=id, path=path) for id in _selected(path, last)]
+            with suppress(StoreError):
+                lock = Lock.read(path.with_name(LOCK))
+                if lock is not None:
+                    found.append(Root(kind="lock", id=lock.spec.id, commit=lock.commit, path=path.with_name(LOCK)))
+        return tuple(found)
+
+    def of(self, id: str) -> tuple[Root, ...]:
+        """The roots of one model."""
+        return tuple(root for root in self.all() if root.id == id)
+
+    def forget_gone(self, now: float) -> None:
+        """Forget manifests that were deleted; one whose whole folder is gone counts for another 30 days."""
+        for path, _, record in self._records():
+            if _is_gone(path) and (path.parent.is_dir() or _age(record, now) > _AWAY):
+                with suppress(FileNotFoundError):
+                    record.unlink()
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self._layout.roots)  # noqa: PTH208 - names alone
+        except FileNotFoundError:
+            return []
+
+    def _records(self) -> Iterator[tuple[Path, str, Path]]:
+        for name in self._names():
+            record = self._layout.roots / name
+            if not name.endswith(".json"):
+                continue
+            with suppress(OSError, ValueError, RecursionError, TypeError, KeyError):
+                content = json.loads(read_file(record, _LIMIT))
+                path, id = content["path"], content["model"]
+                if isinstance(path, str) and isinstance(id, str) and os.path.isabs(path):  # noqa: PTH117 - text
+                    yield Path(path), id, record
+
+    def _write(self, name: str, data: bytes) -> None:
+        self._layout.prepare()
+        make_folder(self._layout.roots)
+        write_file(self._layout.roots / name, data, temporary=self._layout.temporary("root", "tmp"))
+
+
+def _selected(path: Path, last: str) -> tuple[str, ...]:
+    from metalchat_manifest import Manifest, ManifestError, ManifestNotFound
+
+    try:
+        model = Manifest.read(path).model
+    except ManifestNotFound:
+        return (last,) if last and not path.parent.is_dir() else ()
+    except ManifestError:
+        return (last,) if last else ()
+    return () if model is None else model.ids
+
+
+def _is_gone(path: Path) -> bool:
+    return not os.path.lexists(path) and not os.path.lexists(path.with_name(LOCK))
+
+
+def _age(record: Path, now: float) -> float:
+    try:
+        return now - record.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,85 @@
+"""The housekeeping of a store: what it takes, what keeps it, what can go."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metalchat_store._base import Base
+from metalchat_store._files import disk_errors
+from metalchat_store.references import find
+from metalchat_store.types import Entry
+
+if TYPE_CHECKING:
+    from metalchat_store.collect import Collected
+    from metalchat_store.usage import Usage
+    from metalchat_store.why import Keeper
+
+GRACE = 3600.0
+"""Seconds for which `gc` leaves alone what nothing refers to: it may belong to a pull in flight."""
+
+
+class Upkeep(Base):
+    """The part of the store that counts, keeps and deletes."""
+
+    def gc(self, *, max_size: int | None = None, grace: float = GRACE, dry_run: bool = False) -> "Collected":
+        """Delete what nothing refers to: earlier states of models, content without a model, what pulls left behind.
+
+        Models stay, and so do states that a known `metalchat.lock` names. With `max_size`, in bytes of content, those
+        that were not used for the longest time are evicted until the rest fits, except models that are pinned, locked,
+        selected by a known manifest, or were used within `grace` seconds.
+        Pulls may run meanwhile: what is younger than `grace` stays. Killed anywhere, nothing that is referred to is
+        lost. `dry_run` only counts.
+        """
+        from metalchat_store.collect import Collector
+
+        with disk_errors(self.home):
+            if not dry_run:
+                self._layout.prepare()
+            collector = Collector(self._layout, now=self._now(), grace=grace, changing=self._changing, dry_run=dry_run)
+            return collector.run(max_size)
+
+    def usage(self) -> "Usage":
+        """Where the bytes are, and how many `gc` would free."""
+        from metalchat_store.usage import measure
+
+        with disk_errors(self.home):
+            return measure(self._layout, self.gc(dry_run=True))
+
+    def why(self, text: str) -> "tuple[Keeper, ...]":
+        """What keeps a content, given by a SHA-256, its unique beginning, or the path of a file that has it.
+
+        Empty for what `gc` will delete. Raises `NotFound`, `AmbiguousModel`.
+        """
+        from metalchat_store.why import keepers
+
+        with disk_errors(self.home):
+            return keepers(self._layout, text)
+
+    def pin(self, reference: str) -> Entry:
+        """Keep a model as it is: `gc` never evicts it, and it is updated only with consent."""
+        from metalchat_store.roots import Roots
+
+        with disk_errors(self.home):
+            entry = find(self._entries, reference)
+            Roots(self._layout).pin(entry.id)
+            return entry
+
+    def unpin(self, reference: str) -> bool:
+        """Take a pin away; False if there was none."""
+        from metalchat_store.roots import Roots
+
+        with disk_errors(self.home):
+            return Roots(self._layout).unpin(find(self._entries, reference).id)
+
+    def pinned(self) -> frozenset[str]:
+        """The ids of all pinned models."""
+        from metalchat_store.roots import Roots
+
+        with disk_errors(self.home):
+            return Roots(self._layout).pinned()
+
+    def register(self, manifest: Path, id: str) -> None:
+        """Remember that a `metalchat.toml` selects a model: neither it nor what a lock beside it names is deleted."""
+        from metalchat_store.roots import Roots
+
+        with disk_errors(self.home):
+            Roots(self._layout).register(manifest, id)

@@ -4,9 +4,9 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -187,7 +187,7 @@ def process_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         where = tmp_path / "for_processes"
         write_distribution(where, "process-engine", {"metalchat.engines": {"echo": "process_engine_module:make"}})
         (where / "process_engine_module.py").write_text(ENGINE_MODULE.replace("{source}", source))
-        monkeypatch.setenv("PYTHONPATH", str(where))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(where), os.environ.get("PYTHONPATH", "")]))
         monkeypatch.setenv("METALCHAT_ENGINE_NAME", "echo")
 
     return install
@@ -203,6 +203,7 @@ class Terminal:
 
     def __init__(self, arguments: Sequence[str], *, stdout: int | None = None) -> None:
         self._master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (24, 100))
         self.seen = b""
         self._shown = 0
         self.process = subprocess.Popen(
@@ -238,10 +239,6 @@ class Terminal:
         begin, self._shown = self._shown, end
         return self.seen[begin:end].decode()
 
-    def interrupt(self) -> None:
-        """What Ctrl-C does while no program reads keys one by one."""
-        self.process.send_signal(signal.SIGINT)
-
     def end(self) -> int:
         """The exit code, once there is nothing more to see."""
         deadline = time.monotonic() + 30
@@ -270,7 +267,6 @@ class Terminal:
 
 def _take_terminal() -> None:
     import fcntl
-    import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

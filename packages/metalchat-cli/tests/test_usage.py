@@ -51,23 +51,23 @@ Cli = Callable[..., Any]
         (["prompt", "-c", "Hello", "--top-p", "1.5"], "--top-p is 1.5, expected a number from 0 to 1"),
         (["prompt", "-c", "Hello", "--top-k", "-1"], "--top-k is -1, expected an integer from 0"),
         (["prompt", "-c", "Hello", "--seed", "-1"], "--seed is -1, expected an integer from 0"),
-        (["prompt", "-c", "Hello", "--seed", "1.5"], "Invalid value for --seed: \"1.5\" is not an integer. See"),
+        (["prompt", "-c", "Hello", "--seed", "1.5"], 'Invalid value for --seed: "1.5" is not an integer. See'),
         (["prompt", "-c", "Hello", "--max-tokens", "0"], "--max-tokens is 0, expected an integer from 1"),
         (["chat", "--max-tokens", "0"], "--max-tokens is 0, expected an integer from 1"),
         (["chat", "Hello"], "unexpected argument 'Hello'. See 'metalchat chat --help'"),
         (["quickstart", "--temperature", "-1"], "--temperature is -1.0, expected a number from 0 to 100"),
         (["options", "set", "rms_norm_eps"], "requires an argument. See 'metalchat options set --help'"),
-        (["options", "set", "x", "1", "-t", "list"], "Choose from: \"bool\", \"int\", \"float\", \"str\""),
+        (["options", "set", "x", "1", "-t", "list"], 'Choose from: "bool", "int", "float", "str"'),
         (["options", "set", "x", "1", "--local", "--global"], "give only one of --local, --global and --model"),
         (["options", "unset", "x", "--model", "--global"], "give only one of --local, --global and --model"),
-        (["completion", "tcsh"], "Choose from: \"bash\", \"zsh\", \"fish\""),
+        (["completion", "tcsh"], 'Choose from: "bash", "zsh", "fish"'),
         (["credential", "add", "--username", "alice"], "no host is named. Add --host"),
         (["credential", "remove"], "nothing is named. Add --host HOST, or --all"),
         (["model", "pull", "org/m"], "it has no scheme such as https://"),
         (["model", "describe", "ftp://host/x"], "nothing installed can pull from 'ftp:' addresses"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
-)  # fmt: skip
+)
 def test_a_wrong_command_line_is_one_line_that_says_what_to_change(
     fails: Cli, place: Path, words: list[str], says: str
 ) -> None:

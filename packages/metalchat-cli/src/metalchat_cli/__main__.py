@@ -32,7 +32,8 @@ def _open_what_is_closed() -> None:
     # A stream that the caller closed is None, and the next file that is opened would take its number.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - open as long as the process
+            nothing = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(nothing, mode, closefd=False))  # noqa: SIM115 - open as long as the process
 
 
 if __name__ == "__main__":

@@ -78,6 +78,10 @@ def _dispatch(arguments: list[str]) -> int:
     arguments = _choose_home(arguments)
     if arguments[:1] == ["-"]:
         arguments = ["prompt", *arguments]
+    if arguments in (["--version"], ["-V"]):
+        terminal.line(f"metalchat {__version__}")
+        terminal.flush()
+        return 0
     app = build(arguments)
     try:
         outcome = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")

@@ -108,5 +108,5 @@ def test_the_error_shows_what_an_address_looks_like(text: str) -> None:
 
 
 def test_a_dataset_is_not_a_model() -> None:
-    with pytest.raises(InvalidRepository, match="expected the address of a model, .*, not of 'datasets'"):
+    with pytest.raises(InvalidRepository, match=r"expected the address of a model, .*, not of 'datasets'"):
         parse_model("https://huggingface.co/datasets/alice/d")

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
         DiskError,
         IncompatibleRemote,
         IntegrityError,
+        InvalidPush,
         InvalidLock,
         InvalidRepository,
         ModelNotFound,
         NetworkError,
         NotAModel,
         NotFound,
+        PushConflict,
         Refused,
         RemoteConflict,
         RemoteNotFound,
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     )
     from metalchat_store.lockfile import Lock, LockedFile
     from metalchat_store.names import check_name, check_names, local_path
+    from metalchat_store.filters import Filter
+    from metalchat_store.push_types import PlannedFile, Pushed, PushPlan, PushProgress
+    from metalchat_store.pushes import Committed, Destination, LocalFile, Offer, Offered, Pushes
+    from metalchat_store.pushing import PushOptions, plan_push, push
     from metalchat_store.remote import (
         Adopts,
         Authorizer,
@@ -60,17 +66,22 @@ __all__ = [
     "Change",
     "Closes",
     "Collected",
+    "Committed",
     "Corrupted",
+    "Destination",
     "Digest",
     "DiskError",
     "Entry",
     "FileCheck",
+    "Filter",
     "IncompatibleRemote",
     "IntegrityError",
     "InvalidLock",
+    "InvalidPush",
     "InvalidRepository",
     "Keeper",
     "Listing",
+    "LocalFile",
     "Lock",
     "LockedFile",
     "Member",
@@ -78,9 +89,18 @@ __all__ = [
     "NetworkError",
     "NotAModel",
     "NotFound",
+    "Offer",
+    "Offered",
     "Plan",
+    "PlannedFile",
     "Progress",
     "Pulled",
+    "PushConflict",
+    "PushOptions",
+    "PushPlan",
+    "PushProgress",
+    "Pushed",
+    "Pushes",
     "Refused",
     "Remote",
     "RemoteConflict",
@@ -103,6 +123,8 @@ __all__ = [
     "installed_remotes",
     "load_remote",
     "local_path",
+    "plan_push",
+    "push",
 ]
 
 _MODULES = {
@@ -111,6 +133,10 @@ _MODULES = {
     "discovery": ("RemotePoint", "installed_remotes", "load_remote"),
     "lockfile": ("Lock", "LockedFile"),
     "names": ("check_name", "check_names", "local_path"),
+    "filters": ("Filter",),
+    "push_types": ("PlannedFile", "PushPlan", "PushProgress", "Pushed"),
+    "pushes": ("Committed", "Destination", "LocalFile", "Offer", "Offered", "Pushes"),
+    "pushing": ("PushOptions", "plan_push", "push"),
     "remote": (
         "Adopts",
         "Authorizer",

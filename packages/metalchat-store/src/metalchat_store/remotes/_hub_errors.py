@@ -50,13 +50,12 @@ def refusal(head: Head, model: HubRepository, *, what: str, authorized: bool) ->
 
 
 def check_rename(head: Head, model: HubRepository) -> None:
-    """`Refused` if a redirect leads to a repository of another name: who owns that name now is for a person to judge."""
+    """`Refused` if a redirect leads to another repository: who owns that name now is for a person to judge."""
     try:
         target = redirected(head.url, head.headers.get("location", "")) if head.redirects else ""
     except AddressError:
         return  # whoever would follow it says why not
     found = _PATH.match(target.removeprefix(model.origin.url))
     if found is not None and found[1] != model.name:
-        raise Refused(
-            f"'{model.name}' is now '{found[1]}': if you trust that, use {model.url.removesuffix(model.name)}{found[1]} instead"
-        )
+        new = model.url.removesuffix(model.name) + found[1]
+        raise Refused(f"'{model.name}' is now '{found[1]}': if you trust that, use {new} instead")

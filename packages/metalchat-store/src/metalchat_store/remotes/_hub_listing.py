@@ -1,4 +1,4 @@
-"""What a hub says about a repository: its commit, its licence and its files, each answer checked before it is believed."""
+"""What a hub says about a repository: its commit, licence and files, each answer checked before it is believed."""
 
 import re
 from collections.abc import Callable, Iterator

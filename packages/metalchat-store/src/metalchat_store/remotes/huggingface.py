@@ -1,7 +1,7 @@
-"""Repositories of a Hugging Face hub, pulled over plain HTTP: one commit, each file by the identity that its list gives."""
+"""Repositories of a Hugging Face hub over plain HTTP: one commit, each file by the identity that its list gives."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
 
@@ -9,10 +9,12 @@ from metalchat_store._address import AddressError, origin_of, redirected
 from metalchat_store._http import Head, Http, Stream, busy
 from metalchat_store.digest import Digest, check_sha1
 from metalchat_store.errors import IntegrityError, InvalidRepository, NetworkError
+from metalchat_store.pushes import Committed, Destination, LocalFile, Offer
 from metalchat_store.remote import Body, Listing, RemoteContext, RemoteFile
 from metalchat_store.remotes._hub_address import HubRepository, check_revision, parse_repository
 from metalchat_store.remotes._hub_errors import check_rename, refusal
 from metalchat_store.remotes._hub_listing import HubApi, other_commit
+from metalchat_store.remotes._hub_push import HubPush
 
 _EXPIRED = (401, 403, 410)
 _ETAG = re.compile(r'"([^"\x00-\x20\x7f]{1,256})"')
@@ -21,10 +23,14 @@ _SIZE = re.compile(r"[0-9]{1,19}")
 
 
 class HuggingFaceRemote:
-    """Serves `https://host/[datasets/|spaces/]org/name`, at `@revision` or `/tree/revision`; `http` on this computer only."""
+    """Serves `https://host/org/name`, at `@revision` or `/tree/revision`; `http` on this computer only.
+
+    Datasets have `datasets/` before their name, spaces `spaces/`.
+    """
 
     def __init__(self) -> None:
         self._own: Http | None = None
+        self._pushes: dict[Destination, HubPush] = {}
         self._lock = Lock()
 
     def list(self, repository: str, *, revision: str | None, context: RemoteContext) -> Listing:
@@ -53,12 +59,45 @@ class HuggingFaceRemote:
         with transfer.open(offset, validator) as body:
             yield body
 
+    def offer(self, destination: Destination, files: Sequence[LocalFile], *, context: RemoteContext) -> Offer:
+        """What the hub has of `files`, and how it wants the rest."""
+        return self._push(destination, context).offer(files)
+
+    def create(self, destination: Destination, *, context: RemoteContext) -> bool:
+        """Create the repository; False if it was there."""
+        return self._push(destination, context).create()
+
+    def send(
+        self, destination: Destination, file: LocalFile, *, context: RemoteContext, seen: Callable[[int], None]
+    ) -> int:
+        """Send the content of a large file; a call after a failure goes on with the parts that are missing."""
+        return self._push(destination, context).send(file, seen)
+
+    def commit(
+        self,
+        destination: Destination,
+        offer: Offer,
+        files: Sequence[LocalFile],
+        *,
+        message: str,
+        context: RemoteContext,
+    ) -> Committed:
+        """Make one commit on top of `offer.commit`, or open a pull request with it."""
+        return self._push(destination, context).commit(offer, files, message)
+
     def close(self) -> None:
         """End all connections."""
         with self._lock:
             own, self._own = self._own, None
         if own is not None:
             own.close()
+
+    def _push(self, destination: Destination, context: RemoteContext) -> HubPush:
+        http = self._http(context)
+        with self._lock:
+            if destination not in self._pushes:
+                self._pushes[destination] = HubPush(http, destination, context)
+            return self._pushes[destination]
 
     def _http(self, context: RemoteContext) -> Http:
         if context.client is not None:

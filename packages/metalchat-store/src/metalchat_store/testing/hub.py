@@ -5,10 +5,11 @@ from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from metalchat_store.testing.hub_read import Problem, ReadRoutes, ranged
+from metalchat_store.testing.hub_read import Problem, ranged
 from metalchat_store.testing.hub_server import WEATHER, FakeServer, Weather
 from metalchat_store.testing.hub_state import HubState, Token
 from metalchat_store.testing.hub_wire import Fault, Faults, Recorded, Reply
+from metalchat_store.testing.hub_write import WriteRoutes
 
 _EXPIRED = b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
 _LIMITS = [
@@ -23,14 +24,14 @@ class FakeHub:
 
     `url` is the hub (`localhost`), `cdn_url` gives out large files under signed addresses, `evil_url` is another
     server that nothing secret may reach; it gives out large files without asking, and a web page for the rest.
-    `requests` records what all three got, in order.
+    `requests` records what all three got, in order. `routes` says how files are taken in, as `WriteRoutes` tells.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self.requests: list[Recorded] = []
         self.faults = Faults()
         self.state = HubState(clock)
-        self._routes = ReadRoutes(self.state, lambda: self.url, lambda: self.cdn_url)
+        self.routes = WriteRoutes(self.state, lambda: self.url, lambda: self.cdn_url)
         self._hub = FakeServer("hub", self._answer_hub, host="localhost", requests=self.requests, take=self._take)
         self._cdn = FakeServer("cdn", self._answer_cdn, requests=self.requests, take=self._take)
         self._evil = FakeServer("evil", self._answer_evil, requests=self.requests, take=self._take)
@@ -90,6 +91,11 @@ class FakeHub:
         self.state.repos[kind, new] = repo
         self.state.renamed[kind, old] = new
 
+    def contents(self, name: str, *, ref: str = "refs/heads/main", kind: str = "models") -> dict[str, bytes]:
+        """Every file of a repository at a full ref."""
+        repo = self.state.repos[kind, name]
+        return {path: content.data for path, content in repo.commits[repo.refs[ref]].items()}
+
     def add_token(self, token: str, *, user: str, role: str = "read") -> None:
         """An access token of `user`, who owns what is named `user/...`; `role` is `read` or `write`."""
         self.state.tokens[token] = Token(user=user, role=role)
@@ -137,7 +143,7 @@ class FakeHub:
 
     def _answer_hub(self, request: Recorded) -> Reply:
         try:
-            reply = self._routes.answer(request)
+            reply = self.routes.serve(request)
             if reply is None:
                 raise Problem(404, "Sorry, we can't find the page you are looking for.")
         except Problem as problem:
@@ -146,6 +152,8 @@ class FakeHub:
         return reply
 
     def _answer_cdn(self, request: Recorded) -> Reply:
+        if request.method == "PUT":
+            return self.routes.store(request)
         digest = request.path.removeprefix("/blob/")
         if not self.state.admits(digest, request.query):
             return Reply(status=403, headers=[("Content-Type", "application/xml")], body=_EXPIRED)

@@ -233,7 +233,7 @@ class ReadRoutes:
         if content is None:
             raise Problem(404, "Entry not found", "EntryNotFound", commit)
         headers = [("X-Repo-Commit", commit), ("X-Linked-Size", str(len(content.data))), ("Accept-Ranges", "bytes")]
-        if repo.large(path, content):
+        if repo.large(path, len(content.data)):
             target, etag = self._cdn() + self._state.signed(content.sha256), f'"{content.sha256}"'
             headers += [("ETag", etag), ("X-Linked-Etag", etag), ("Location", target)]
             return Reply(status=302, headers=headers, body=f"Found. Redirecting to {target}".encode())
@@ -282,7 +282,7 @@ def _by_path(item: tuple[str, Content]) -> str:
 
 
 def _identity(repo: Repo, path: str, content: Content, blob: str, digest: str) -> dict[str, object]:
-    if not repo.large(path, content):
+    if not repo.large(path, len(content.data)):
         return {blob: content.git_sha1}
     lfs = {digest: content.sha256, "size": len(content.data), "pointerSize": len(content.pointer)}
     return {blob: git_sha1(content.pointer), "lfs": lfs}

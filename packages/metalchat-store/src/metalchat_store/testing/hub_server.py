@@ -118,6 +118,10 @@ class FakeServer:
             body=body,
             at=time.monotonic(),
         )
+        if len(body) < int(headers.get("Content-Length") or 0):
+            with self._lock:
+                self.requests.append(request)
+            return False
         reply, fault = self._answer(request)
         if fault.close or fault.garbage:
             connection.sendall(fault.garbage)

@@ -44,11 +44,13 @@ class Repo:
     gated: str | bool = False
     disabled: bool = False
     license: str | None = None
-    large: Callable[[str, Content], bool]
+    large: Callable[[str, int], bool]
     refs: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, Content]] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
     granted: set[str] = field(default_factory=set)
+    messages: dict[str, str] = field(default_factory=dict)
+    sdk: str | None = None
 
     @property
     def owner(self) -> str:
@@ -91,6 +93,7 @@ class HubState:
         self.renamed: dict[tuple[str, str], str] = {}
         self.tokens: dict[str, Token] = {}
         self.blobs: dict[str, bytes] = {}
+        self.ignored: set[str] = set()
         self.generation = 0
         self.page_size = 1000
         self.lifetime = 3600
@@ -108,8 +111,8 @@ class HubState:
     ) -> str:
         """A repository with one commit on `main`; its id."""
 
-        def large(path: str, content: Content) -> bool:
-            return len(content.data) >= LARGE or path.endswith(_ALWAYS_LARGE) if lfs is None else path in lfs
+        def large(path: str, size: int) -> bool:
+            return size >= LARGE or path.endswith(_ALWAYS_LARGE) if lfs is None else path in lfs
 
         repo = Repo(id=name, kind=kind, private=private, gated=gated, license=license_name, large=large)
         self.repos[kind, name] = repo
@@ -119,7 +122,7 @@ class HubState:
         """A new commit, its large files stored under their digest."""
         contents = {path: Content(data) for path, data in files.items()}
         for path, content in contents.items():
-            if repo.large(path, content):
+            if repo.large(path, len(content.data)):
                 self.blobs[content.sha256] = content.data
         return repo.add(contents, ref)
 
@@ -128,6 +131,11 @@ class HubState:
         if authorization is None:
             return None
         return self.tokens[authorization.removeprefix("Bearer ")]
+
+    def sealed(self, key: str) -> str:
+        """The path `/<key>` and the query under which the storage takes bytes for an hour."""
+        expires = int(self.clock()) + self.lifetime
+        return f"/{key}?Expires={expires}&Signature={self._signature(key, expires)}&Key-Pair-Id=FAKE"
 
     def signed(self, digest: str) -> str:
         """The path and query under which the CDN gives out a large file for an hour, to whoever has them."""

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
         DiskError,
         IncompatibleRemote,
         IntegrityError,
-        InvalidPush,
         InvalidLock,
+        InvalidPush,
         InvalidRepository,
         ModelNotFound,
         NetworkError,
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
         StoreError,
         UntrustedData,
     )
+    from metalchat_store.filters import Filter
     from metalchat_store.lockfile import Lock, LockedFile
     from metalchat_store.names import check_name, check_names, local_path
-    from metalchat_store.filters import Filter
     from metalchat_store.push_types import PlannedFile, Pushed, PushPlan, PushProgress
     from metalchat_store.pushes import Committed, Destination, LocalFile, Offer, Offered, Pushes
     from metalchat_store.pushing import PushOptions, plan_push, push

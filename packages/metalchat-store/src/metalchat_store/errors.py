@@ -4,7 +4,6 @@
     ├── InvalidRepository           2  not an address that a model can be pulled from
     ├── InvalidLock                 2  a metalchat.lock that cannot be used
     ├── InvalidPush                 2  a push that cannot be made as it was asked for
-    ├── InvalidPush                 2  a push that cannot be made as it was asked for
     ├── AmbiguousModel              2  a reference that several models answer to
     ├── RemoteNotFound              2  no installed remote serves that kind of address
     ├── RemoteConflict              2  two distributions serve the same kind of address
@@ -20,7 +19,6 @@
     │   └── Corrupted               6  a model of the store that changed since it was pulled
     ├── DiskError                   7  the disk is full, read-only or failing
     └── Refused                     8  forbidden by policy
-        └── PushConflict            8  somebody else changed the repository while files were pushed to it
         └── PushConflict            8  somebody else changed the repository while files were pushed to it
 
 Messages are one line, hold no secret, and name what can be changed.
@@ -44,12 +42,6 @@ class InvalidRepository(StoreError):
 
 class InvalidLock(StoreError):
     """A metalchat.lock that cannot be used."""
-
-    exit_code = 2
-
-
-class InvalidPush(StoreError):
-    """A push that cannot be made as it was asked for."""
 
     exit_code = 2
 
@@ -153,10 +145,6 @@ class Refused(StoreError):
     """Forbidden by policy."""
 
     exit_code = 8
-
-
-class PushConflict(Refused):
-    """Somebody else changed the repository while files were pushed to it."""
 
 
 class PushConflict(Refused):

@@ -1,0 +1,329 @@
+"""What `gc` deletes and what it never does, who keeps what, and where the bytes are."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from metalchat_store import AmbiguousModel, Entry, ModelNotFound, NotFound, Store
+from metalchat_store.testing import MemoryRemote
+from metalchat_store.testing.memory import tiny_model
+
+BASE = "memory://host/"
+URL = BASE + "org/m"
+HOUR = 3600.0
+
+
+class Clock:
+    """Hours that pass when a test says so, for files whose times are real."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def remote() -> MemoryRemote:
+    return MemoryRemote(files=tiny_model())
+
+
+@pytest.fixture
+def store(home: Path, remote: MemoryRemote, clock: Clock) -> Store:
+    return Store(home, environ={}, remotes={"memory": lambda: remote}, sleep=lambda _: None, now=clock)
+
+
+@pytest.fixture
+def entry(store: Store) -> Entry:
+    return store.pull(URL).entry
+
+
+def blobs(store: Store) -> set[str]:
+    return {path.parent.name + path.name for path in (store.home / "blobs").rglob("*") if path.is_file()}
+
+
+def use(store: Store, entry: Entry, when: float) -> None:
+    store.path(entry.id)
+    os.utime(store.home / "used" / entry.id, (when, when))
+
+
+def test_a_model_is_a_root_itself(store: Store, entry: Entry, clock: Clock) -> None:
+    clock.ahead = 1000 * HOUR
+    before = blobs(store)
+    collected = store.gc()
+    assert (collected.models, collected.snapshots, collected.blobs, collected.bytes) == ((), 0, 0, 0)
+    assert blobs(store) == before
+    assert store.verify(entry.id).ok
+
+
+def test_earlier_states_go_after_the_grace_period(
+    store: Store, entry: Entry, remote: MemoryRemote, clock: Clock
+) -> None:
+    remote.files = tiny_model(seed=2)
+    store.update(entry.id)
+    assert store.gc().snapshots == 0
+    clock.ahead = 2 * HOUR
+    would = store.gc(dry_run=True)
+    assert store.history(entry.id) == (entry.commit,)
+    did = store.gc()
+    assert would == did
+    assert (did.snapshots, did.blobs) == (1, 3)
+    assert did.bytes > 200_000
+    assert store.history(entry.id) == ()
+    assert len(blobs(store)) == 7
+    assert store.verify(entry.id).ok
+
+
+def test_a_locked_state_stays(store: Store, entry: Entry, remote: MemoryRemote, clock: Clock, tmp_path: Path) -> None:
+    lock = store.lock(entry.id)
+    lock.write(tmp_path / "metalchat.lock")
+    (tmp_path / "metalchat.toml").write_text("")
+    store.register(tmp_path / "metalchat.toml", entry.id)
+    remote.files = tiny_model(seed=2)
+    store.update(entry.id, consent=True)
+    clock.ahead = 1000 * HOUR
+    assert store.gc().snapshots == 0
+    assert store.restore(lock).fetched_bytes == 0
+    (tmp_path / "metalchat.lock").unlink()
+    clock.ahead = 2000 * HOUR
+    assert store.gc().snapshots == 1
+
+
+def test_content_without_a_name_goes_after_the_grace_period(store: Store, entry: Entry, clock: Clock) -> None:
+    stray = store.home / "blobs" / "sha256" / "00" / ("0" * 62)
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(bytes(1000))
+    foreign = store.home / "blobs" / "sha256" / "00" / "readme"
+    foreign.write_text("not ours")
+    assert store.gc().blobs == 0
+    clock.ahead = 2 * HOUR
+    assert store.gc().bytes == 1000
+    assert not stray.exists()
+    assert foreign.exists()
+
+
+def test_the_content_of_a_model_whose_record_is_lost_stays(store: Store, entry: Entry, clock: Clock) -> None:
+    (record,) = (store.home / "snapshots").iterdir()
+    record.unlink()
+    clock.ahead = 1000 * HOUR
+    assert store.gc().blobs == 0
+    assert store.repair(entry.id).fetched_bytes == 0
+
+
+def test_content_that_lost_its_name_gets_it_back(store: Store, entry: Entry) -> None:
+    before = blobs(store)
+    for path in (store.home / "blobs").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    store.gc()
+    assert blobs(store) == before
+    assert store.path(entry.id) == entry.path
+
+
+def test_what_dead_pulls_left_and_damaged_content_goes(store: Store, entry: Entry, clock: Clock) -> None:
+    partial = store.home / "partial"
+    dead = 2**22 + 1
+    resumable = partial / f"{'a' * 64}~{dead}-00000000.part"
+    for path in (resumable, partial / f"x~{dead}-00000000.tmp"):
+        path.write_bytes(bytes(500))
+    (store.home / "quarantine").mkdir()
+    (store.home / "quarantine" / "x.bad").write_bytes(bytes(70))
+    assert store.usage().quarantine == 70
+    assert store.usage().partials == 1000
+    assert store.gc().bytes == 500
+    assert [path.name for path in partial.iterdir()] == [resumable.name]
+    clock.ahead = 2 * HOUR
+    assert store.gc().bytes == 70
+    clock.ahead = 200 * HOUR
+    assert store.gc().bytes == 500
+
+
+def test_an_unused_model_is_evicted_before_a_used_one(store: Store, remote: MemoryRemote, clock: Clock) -> None:
+    made = []
+    for number in range(5):
+        remote.files = tiny_model(seed=number)
+        made.append(store.pull(f"{BASE}org/m{number}").entry)
+    now = time.time()
+    for age, entry in zip((50, 10, 40, 20, 30), made, strict=True):
+        use(store, entry, now - age * HOUR)
+    clock.ahead = 2 * HOUR
+    would = store.gc(max_size=450_000, dry_run=True)
+    assert len(store.list()) == 5
+    did = store.gc(max_size=450_000)
+    assert would == did
+    assert [entry.id for entry in did.models] == [made[0].id, made[2].id, made[4].id]
+    assert {entry.id for entry in store.list()} == {made[1].id, made[3].id}
+    assert all(store.verify(entry.id).ok for entry in store.list())
+    assert did.bytes > 600_000
+    assert did.too_large == 0
+    assert store.usage().blobs <= 450_000
+    assert {path.name for path in (store.home / "used").iterdir()} == {made[1].id, made[3].id}
+
+
+def test_eviction_spares_what_is_pinned_selected_locked_or_in_use(
+    store: Store, remote: MemoryRemote, clock: Clock, tmp_path: Path
+) -> None:
+    made = []
+    for number in range(6):
+        remote.files = tiny_model(seed=number)
+        made.append(store.pull(f"{BASE}org/m{number}").entry)
+        use(store, made[-1], time.time() - (100 - number) * HOUR)
+    pinned, selected, everywhere, locked, used, spare = made
+    store.pin(pinned.id)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "metalchat.toml").write_text((selected.path / "metalchat.toml").read_text())
+    store.register(project / "metalchat.toml", selected.id)
+    (store.home / "metalchat.toml").write_text((everywhere.path / "metalchat.toml").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    store.lock(locked.id).write(other / "metalchat.lock")
+    store.register(other / "metalchat.toml", "")
+    clock.ahead = 2 * HOUR
+    use(store, used, clock())
+    collected = store.gc(max_size=0)
+    assert collected.models == (spare,)
+    assert collected.too_large == pytest.approx(5 * 200_000, rel=0.01)
+    store.unpin(pinned.id)
+    (project / "metalchat.toml").write_text("")
+    assert {entry.id for entry in store.gc(max_size=0).models} == {pinned.id, selected.id}
+
+
+def test_a_manifest_that_cannot_be_read_keeps_what_it_last_selected(
+    store: Store, entry: Entry, clock: Clock, tmp_path: Path
+) -> None:
+    away = tmp_path / "away"
+    away.mkdir()
+    (away / "metalchat.toml").write_text("[model")
+    store.register(away / "metalchat.toml", entry.id)
+    clock.ahead = 10 * HOUR
+    assert store.gc(max_size=0).models == ()
+    (away / "metalchat.toml").unlink()
+    away.rmdir()
+    assert store.gc(max_size=0).models == ()
+    clock.ahead = 31 * 24 * HOUR
+    store.gc()
+    assert not list((store.home / "roots").iterdir())
+    assert len(store.gc(max_size=0).models) == 1
+
+
+def test_a_deleted_manifest_is_forgotten(store: Store, entry: Entry, clock: Clock, tmp_path: Path) -> None:
+    manifest = tmp_path / "metalchat.toml"
+    manifest.write_text((entry.path / "metalchat.toml").read_text())
+    store.register(manifest, entry.id)
+    manifest.unlink()
+    clock.ahead = 10 * HOUR
+    store.gc()
+    assert not list((store.home / "roots").iterdir())
+
+
+def test_a_collection_of_nothing_does_nothing(store: Store) -> None:
+    assert store.gc(dry_run=True).bytes == 0
+    assert not store.home.exists()
+    assert store.usage().total == 0
+
+
+def test_why_names_models_states_manifests_locks_and_pins(
+    store: Store, entry: Entry, remote: MemoryRemote, tmp_path: Path
+) -> None:
+    other = store.pull(BASE + "org/other").entry
+    manifest = tmp_path / "metalchat.toml"
+    manifest.write_text((entry.path / "metalchat.toml").read_text())
+    store.register(manifest, entry.id)
+    store.lock(entry.id).write(tmp_path / "metalchat.lock")
+    store.pin(other.id)
+    (digest,) = (file.digest for file in store.lock(entry.id).files if file.path == "model.safetensors")
+    remote.files = tiny_model(seed=2)
+    newer = store.update(entry.id, consent=True).entry
+    found = store.why(digest.hex[:9])
+    assert {(keeper.id, keeper.commit, keeper.path, keeper.current) for keeper in found} == {
+        (entry.id, entry.commit, "model.safetensors", False),
+        (other.id, other.commit, "model.safetensors", True),
+    }
+    roots = {(root.kind, root.path) for keeper in found for root in keeper.roots}
+    assert roots == {("manifest", manifest), ("lock", tmp_path / "metalchat.lock"), ("pin", None)}
+    assert {keeper.size for keeper in found} == {200_000}
+    (by_entry,) = store.why(str(newer.path / "model.safetensors"))
+    assert (by_entry.id, by_entry.commit, by_entry.current) == (entry.id, newer.commit, True)
+    assert store.why(str(store.home / "blobs" / "sha256" / digest.hex[:2] / digest.hex[2:])) == found
+    assert {str(root) for root in found[0].roots + found[1].roots} == {
+        f"'{manifest}' selects it",
+        f"'{tmp_path / 'metalchat.lock'}' locks it",
+        "it is pinned",
+    }
+
+
+def test_why_of_what_nobody_keeps_is_empty_and_of_nothing_an_error(store: Store, entry: Entry) -> None:
+    for tail in "01":
+        stray = store.home / "blobs" / "sha256" / "00" / ("0" * 61 + tail)
+        stray.parent.mkdir(exist_ok=True)
+        stray.write_bytes(b"x")
+    assert store.why("0" * 64) == ()
+    with pytest.raises(AmbiguousModel, match="'0000' is the beginning of 2 contents"):
+        store.why("0000")
+    with pytest.raises(NotFound, match="the store has no content with the sha256 ffff"):
+        store.why("ffff")
+    with pytest.raises(NotFound, match="there is no file 'nothing', and it is not the beginning of a sha256"):
+        store.why("nothing")
+    with pytest.raises(NotFound, match="is not in the store"):
+        store.why(__file__)
+    with pytest.raises(NotFound, match="is no file that a pull brought"):
+        store.why(str(entry.path / "metalchat.toml"))
+
+
+def test_usage_counts_every_byte_once(store: Store, entry: Entry, remote: MemoryRemote, tmp_path: Path) -> None:
+    store.pull(BASE + "org/other")
+    usage = store.usage()
+    assert (usage.blob_count, usage.entry_count) == (7, 2)
+    assert usage.models > 2 * usage.blobs > 400_000
+    assert usage.shared == usage.blobs
+    assert (usage.partials, usage.quarantine, usage.elsewhere, usage.reclaimable) == (0, 0, 0, 0)
+    inodes = {(path.lstat().st_ino, path.lstat().st_size) for path in store.home.rglob("*") if path.is_file()}
+    assert usage.total == sum(size for _, size in inodes)
+    big = next(path for path in (store.home / "blobs").rglob("*") if path.is_file() and path.stat().st_size == 200_000)
+    os.link(big, tmp_path / "elsewhere")
+    assert store.usage().elsewhere == 200_000
+
+
+def test_pins_can_be_set_listed_and_taken_away(store: Store, entry: Entry) -> None:
+    assert store.pin("org/m") == entry
+    store.pin(entry.id[:7])
+    assert store.pinned() == {entry.id}
+    assert store.unpin(entry.id)
+    assert not store.unpin(entry.id)
+    store.pin(entry.id)
+    store.remove(entry.id)
+    assert store.pinned() == frozenset()
+    with pytest.raises(ModelNotFound):
+        store.pin("nothing")
+
+
+def test_the_use_of_a_model_is_noted_once_an_hour(store: Store, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.path(entry.id)
+    note = store.home / "used" / entry.id
+    os.utime(note, (time.time() - 1800, time.time() - 1800))
+    before = note.stat().st_mtime
+    changes: list[str] = []
+    monkeypatch.setattr(os, "utime", lambda *_args, **_options: changes.append("utime"))
+    store.path(entry.id)
+    assert (note.stat().st_mtime, changes) == (before, [])
+    monkeypatch.undo()
+    os.utime(note, (time.time() - 3700, time.time() - 3700))
+    store.path(entry.id)
+    assert time.time() - note.stat().st_mtime < 60
+
+
+def test_a_disk_that_cannot_be_written_to_opens_models_all_the_same(
+    store: Store, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no(*_: object) -> int:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("metalchat_store._used.create", no)
+    assert store.path(entry.id) == entry.path

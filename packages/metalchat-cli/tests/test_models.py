@@ -39,7 +39,9 @@ def flip(path: Path) -> None:
 
 
 def tree(root: Path) -> dict[str, bytes | None]:
-    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+    """Everything below a folder but the store's notes of when a model was used."""
+    found = {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+    return {name: content for name, content in found.items() if not name.startswith(".metalchat/used")}
 
 
 def test_a_pull_prints_where_it_pulls_from_and_the_digest(cli: Cli, folder: Path, home: Path) -> None:

@@ -81,8 +81,8 @@ def entry_lock(
         yield
 
 
-def _excludes(path: Path) -> bool:
-    """Whether a second attempt on the same file fails, as it must: on some network file systems it does not."""
+def is_free(path: Path) -> bool:
+    """Whether nobody holds the lock file `path` now."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -90,7 +90,12 @@ def _excludes(path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return True
+        return False
     finally:
         os.close(descriptor)
-    return False
+    return True
+
+
+def _excludes(path: Path) -> bool:
+    """Whether a second attempt on the same file fails, as it must: on some network file systems it does not."""
+    return os.path.lexists(path) and not is_free(path)

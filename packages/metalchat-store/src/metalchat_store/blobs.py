@@ -54,9 +54,10 @@ class Blobs:
         stamp = self.stamp(digest)
         if stamp is None:
             return None
-        if (size is None or stamp.size == size) and (stamp in known or self.hash(digest) == digest):
-            return stamp
-        self.delete(digest)
+        with suppress(FileNotFoundError):  # another process has just deleted it
+            if (size is None or stamp.size == size) and (stamp in known or self.hash(digest) == digest):
+                return stamp
+            self.delete(digest)
         return None
 
     def hash(self, digest: Digest, seen: Callable[[int], None] = lambda _: None) -> Digest:

@@ -13,6 +13,7 @@ from metalchat_store import _partials, _used
 from metalchat_store._files import remove
 from metalchat_store._heal import heal_files
 from metalchat_store._layout import Layout
+from metalchat_store._locks import SUFFIX, is_free
 from metalchat_store.blobs import Blobs
 from metalchat_store.digest import Digest
 from metalchat_store.entries import Entries
@@ -48,6 +49,7 @@ class _Seen:
     current: dict[str, Snapshot] = field(default_factory=dict)
     kept: dict[Path, Snapshot] = field(default_factory=dict)
     old: dict[Path, tuple[str, str]] = field(default_factory=dict)  # id and commit
+    unsure: set[Path] = field(default_factory=set)  # kept, since it cannot be read what their entry is at
     inodes: set[int] = field(default_factory=set)  # of entries whose record is lost
 
     def digests(self) -> dict[Digest, int]:
@@ -98,12 +100,14 @@ class Collector:
                 snapshot = self._snapshots.parse(id, path)
                 if snapshot is not None:
                     seen.kept[path] = snapshot
-                    if now:
+                    if entry is not None and entry.commit is None:
+                        seen.unsure.add(path)
+                    elif now:
                         seen.current[id] = snapshot
             else:
                 seen.old[path] = (id, commit)
         for id, entry in seen.entries.items():
-            if id not in seen.current:
+            if id not in seen.current:  # unknown, or without a record
                 seen.inodes |= set(_inodes(entry.path))
         return seen
 
@@ -118,10 +122,10 @@ class Collector:
         """Remove the models that were not used for the longest time until the kept content fits."""
         users: dict[Digest, int] = {}
         sizes = seen.digests()
-        for snapshot in seen.kept.values():
-            for digest in {file.digest for file in snapshot.files}:
+        for path, snapshot in seen.kept.items():
+            for digest in {file.digest for file in snapshot.files} if path not in seen.unsure else ():
                 users[digest] = users.get(digest, 0) + 1
-        total = sum(sizes.values())
+        total = sum(sizes[digest] for digest in users)
         evicted: list[Entry] = []
         for last, id in sorted((_used.last(self._layout, id), id) for id in seen.current):
             if total <= max_size:
@@ -199,6 +203,12 @@ class Collector:
     def _tidy(self, seen: _Seen) -> int:
         """Delete what pulls that ended left behind, damaged content, and notes about models that are not there."""
         useless = list(_partials.useless(self._layout, frozenset(), now=self._now))
+        with suppress(FileNotFoundError), os.scandir(self._layout.partial) as found:
+            useless += [
+                Path(item.path)
+                for item in found
+                if item.name.endswith(f".{SUFFIX}") and self._is_old(item) and is_free(Path(item.path))
+            ]
         with suppress(FileNotFoundError), os.scandir(self._layout.quarantine) as found:
             useless += [Path(item.path) for item in found if self._is_old(item)]
         freed = sum(_size(path) for path in useless)

@@ -31,6 +31,8 @@ from metalchat_store.types import Entry, Plan, Pulled
 if TYPE_CHECKING:
     from metalchat_manifest import ModelSpec
 
+_ATTEMPTS = 5
+
 
 class Pull:
     """One pull from one remote."""
@@ -215,11 +217,12 @@ class Pull:
             raise
 
     def _complete(self, listing: Listing, gatherer: Gatherer) -> Pulled:
-        try:
-            return self._attempt(listing, gatherer)
-        except FileNotFoundError:  # another process removed a model that shares content with this one
-            gatherer.forget_lost()
-            return self._attempt(listing, gatherer)
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._attempt(listing, gatherer)
+            except FileNotFoundError:  # another process removed a model that shares content with this one
+                gatherer.forget_lost()
+        return self._attempt(listing, gatherer)
 
     def _attempt(self, listing: Listing, gatherer: Gatherer) -> Pulled:
         found, selection, architecture = self._bring(listing, gatherer)

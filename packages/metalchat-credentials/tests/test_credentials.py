@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from metalchat_credentials import (
     BackendNotFound,
     Credential,
-    Credentials,
     InsecureTransport,
     InvalidURL,
     InvalidUsername,
@@ -21,32 +20,12 @@ from metalchat_credentials import (
     SecretNotSaved,
     parse_url,
 )
-from metalchat_credentials.testing import MemoryBackend, SpyBackend
+from metalchat_credentials.testing import MemoryBackend
 
 HUB = parse_url("https://huggingface.co")
 TOKEN = Secret("hf_CANARYcanaryCANARYcanary12345")
 OTHER = Secret("hf_OTHERotherOTHERotherOTHER9876")
 BEARER = f"Bearer {TOKEN.reveal()}"
-
-
-@pytest.fixture
-def spy():
-    return SpyBackend(MemoryBackend(name="keyring"))
-
-
-@pytest.fixture
-def make(tmp_path, spy):
-    """Credentials of one home, as another process would open them."""
-
-    def make(environ=None, **backends):
-        return Credentials(
-            tmp_path / "home",
-            environ={"HOME": str(tmp_path), **(environ or {})},
-            directory=tmp_path,
-            backends={"keyring": spy, **backends},
-        )
-
-    return make
 
 
 def test_a_token_that_was_added_is_sent_to_its_address(make) -> None:

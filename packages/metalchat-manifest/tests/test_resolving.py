@@ -1,7 +1,6 @@
 """Which setting holds, where it comes from, and what has no effect."""
 
 import json
-from pathlib import Path
 
 import pytest
 from metalchat_manifest import (
@@ -14,7 +13,6 @@ from metalchat_manifest import (
     Origin,
     Scope,
     UnknownOption,
-    find_local,
     resolve,
 )
 
@@ -356,55 +354,3 @@ def test_what_may_be_a_secret_in_the_wrong_variable_is_not_repeated(world):
     with pytest.raises(ManifestError) as caught:
         world.resolve(environ={"METALCHAT_INFERENCE_SAMPLING_TYPE": token})
     assert token not in str(caught.value)
-
-
-def test_the_local_manifest_is_the_nearest_one(world):
-    deep = world.project / "a" / "b"
-    deep.mkdir(parents=True)
-    assert find_local(deep, home=world.user) is None
-    far = world.user / "metalchat.toml"
-    far.touch()
-    assert find_local(deep, home=world.user) == far
-    near = world.write("local", "")
-    assert find_local(deep, home=world.user) == near
-    assert find_local(world.project, home=world.user) == near
-
-
-def test_a_folder_of_that_name_is_no_manifest(world):
-    world.project.joinpath("metalchat.toml").mkdir()
-    assert find_local(world.project, home=world.user) is None
-
-
-def test_the_search_ends_with_the_home_directory(world, tmp_path):
-    (tmp_path / "metalchat.toml").touch()
-    assert find_local(world.project, home=world.user) is None
-    assert find_local(world.user, home=world.user) is None
-    (tmp_path / "alias").symlink_to(world.user)
-    assert find_local(tmp_path / "alias" / "work", home=world.user) is None
-
-
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_the_search_ends_with_a_repository(world, kind):
-    world.user.joinpath("metalchat.toml").touch()
-    git = world.project.parent / ".git"
-    git.mkdir() if kind == "folder" else git.touch()
-    assert find_local(world.project, home=world.user) is None
-    there = world.project.parent / "metalchat.toml"
-    there.touch()
-    assert find_local(world.project, home=world.user) == there
-
-
-def test_a_parent_folders_manifest_of_another_user_is_passed_over(world, monkeypatch):
-    path = world.project.parent / "metalchat.toml"
-    path.touch()
-    assert find_local(world.project, home=world.user) == path
-    monkeypatch.setattr("os.getuid", lambda: path.stat().st_uid + 1)
-    real = Path.stat
-
-    def owned(self, **others):
-        state = real(self, **others)
-        return type(state)((*state[:4], 4242, *state[5:])) if self.name == "metalchat.toml" else state
-
-    monkeypatch.setattr(Path, "stat", owned)
-    assert find_local(world.project, home=world.user) is None
-    assert find_local(world.project.parent, home=world.user) == path

@@ -46,7 +46,7 @@ class _Found:
     identity: Identity
 
 
-def collect(wanted: Wanted, *, own: bytes | None, seen: Callable[[str, int, int | None], None]) -> Collected:
+def collect(wanted: Wanted, *, own: bytes, seen: Callable[[str, int, int | None], None]) -> Collected:
     """All files of a folder, or the one file, under the names that they get below `wanted.to`.
 
     A link is taken for the file that it leads to inside the folder; one that leads elsewhere, or to a folder, is

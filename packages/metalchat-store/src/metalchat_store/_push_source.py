@@ -31,13 +31,14 @@ class Identity:
         return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
 
 
-def announce(name: str, path: Path, expected: Identity, *, own: bytes | None, seen: Callable[[int], None]) -> LocalFile:
+def announce(name: str, path: Path, expected: Identity, *, own: bytes, seen: Callable[[int], None]) -> LocalFile:
     """Read a file once, for its digests and for access tokens (`Refused`).
 
     `expected` is what it looked like when it was found; `own` the token of the push itself.
     """
-    sha256, search, offset, sample = hashlib.sha256(), SecretSearch(name, own), 0, b""
     small = expected.size <= _REGULAR_LIMIT
+    search = SecretSearch(name, own, huge=not small)
+    sha256, offset, sample = hashlib.sha256(), 0, b""
     git = hashlib.sha1(b"blob %d\0" % expected.size, usedforsecurity=False) if small else None
     with disk_errors(path):
         descriptor = open_regular(path)

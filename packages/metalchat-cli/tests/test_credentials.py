@@ -268,13 +268,20 @@ def test_a_token_file_that_others_can_read_is_said_and_not_used(
     with FakeHub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         hub.add_repo("org/m", files=tiny_model())
+        hub.add_repo("org/gated", files=tiny_model(seed=2), gated=True)
         file = place / ".cache" / "huggingface" / "token"
         file.parent.mkdir(parents=True)
         file.write_text(TOKEN)
         file.chmod(0o644)
         done = cli("model", "pull", f"{hub.url}/org/m")
         assert done.code == 0
-        assert f"warning: the token file {file} is open to other users (mode 0644)" in done.err
+        said = f"warning: the token file {file} is open to other users (mode 0644)"
+        assert said in done.err
+        done = cli("model", "pull", f"{hub.url}/org/gated")
+        assert done.code == 3
+        warning, error = done.err.splitlines()
+        assert warning.startswith(said)
+        assert error.startswith("metalchat: error: ")
         assert not hub.seen(TOKEN, roles=("hub", "cdn", "evil"))
 
 

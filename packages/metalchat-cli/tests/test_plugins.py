@@ -113,6 +113,8 @@ def test_an_app_of_any_name_is_a_command(cli: Cli, register: Register) -> None:
         (SystemExit("no\nluck"), 1, "metalchat: error: no luck\n"),
         (KeyboardInterrupt(), 130, ""),
         (FileNotFoundError(2, "No such file", "/x"), 7, "metalchat: error: /x: no such file\n"),
+        (OSError(28, "No space left on device"), 7, "metalchat: error: no space left on device\n"),
+        (ConnectionResetError(104, "Connection reset"), 1, "metalchat: error: connection reset\n"),
     ],
     ids=repr,
 )

@@ -42,7 +42,7 @@ class Access:
 
 @contextmanager
 def granted() -> Iterator[Access]:
-    """Access for a block of requests, with its notices at the end.
+    """Access for a block of requests, with its notices at the end, and before a server's refusal.
 
     Raises:
         KeychainError: the server asked for a token, and the keychain that has it failed.
@@ -54,5 +54,6 @@ def granted() -> Iterator[Access]:
         yield access
     except AccessDenied:
         access.explain()
+        access.report()
         raise
     access.report()

@@ -12,8 +12,11 @@
 The packages' own errors carry an `exit_code`; everything else is the program's own fault, code 1.
 """
 
+import errno
 import re
 from typing import ClassVar
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 class CliError(Exception):
@@ -67,8 +70,10 @@ def exit_code(error: BaseException) -> int:
         return code
     if _is_usage(error):
         return 2
-    # What is not about a file, such as a socket, has been translated by the package that opened it.
-    return 7 if isinstance(error, OSError) and error.filename is not None else 1
+    # An error with a file's name is about that file; a write to a full disk does not know the name.
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in DISK_ERRORS):
+        return 7
+    return 1
 
 
 def describe(error: BaseException) -> str:
@@ -86,7 +91,7 @@ def describe(error: BaseException) -> str:
         return f"metalchat: error: {_usage(error, text)}"
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename is not None else ""
-        return f"metalchat: error: {name}{(error.strerror or text).lower()}"
+        return redact(f"metalchat: error: {name}{(error.strerror or text).lower()}")
     return f"metalchat: error: unexpected {type(error).__name__}: {text}. METALCHAT_DEBUG=1 shows where"
 
 

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
         UnsupportedRequest,
     )
     from metalchat_engine.events import (
+        CallProblem,
         Event,
         Finish,
         FinishReason,
         PromptProgress,
         ReasoningDelta,
+        RejectedToolCall,
         SampledToken,
         TextDelta,
         Timings,
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SPI_VERSION",
+    "CallProblem",
     "Capabilities",
     "Constraint",
     "ContextTooLong",
@@ -92,6 +95,7 @@ __all__ = [
     "ReasoningDelta",
     "ReasoningPart",
     "Regex",
+    "RejectedToolCall",
     "Role",
     "SampledToken",
     "Sampling",
@@ -124,8 +128,8 @@ _MODULES = {
     "messages": "ImagePart Message Part ReasoningPart Role TextPart Tool ToolCallPart ToolResultPart",
     "request": "Constraint GenerationRequest Grammar JsonSchema Regex Sampling",
     "events": (
-        "Event Finish FinishReason PromptProgress ReasoningDelta SampledToken TextDelta Timings TokenLogprob "
-        "ToolCall Usage"
+        "CallProblem Event Finish FinishReason PromptProgress ReasoningDelta RejectedToolCall SampledToken TextDelta "
+        "Timings TokenLogprob ToolCall Usage"
     ),
     "engine": (
         "Capabilities Engine EngineSettings Inspection Model ModelInfo ModelSource SPI_VERSION "

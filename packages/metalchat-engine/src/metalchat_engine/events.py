@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+CallProblem: TypeAlias = Literal["unknown_tool", "invalid_arguments", "malformed", "truncated"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,22 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedToolCall:
+    """A call that nobody may run. `text` is what the model wrote, `message` says in one line what is wrong with it.
+
+    problem: "unknown_tool" (no tool of that name was declared), "invalid_arguments" (they break the tool's schema),
+    "malformed" (no call can be read from it), "truncated" (the answer ended in the middle of it). `name` is empty where
+    it could not be read.
+    """
+
+    id: str
+    name: str
+    text: str
+    problem: CallProblem
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Token counts. `cached_tokens` of the `prompt_tokens` were in the cache already."""
 
@@ -86,7 +103,7 @@ class Finish:
     """The end of the stream. `stop` is the stop string that ended it, None for the model's own end.
 
     reason: "stop" (the model's end token or a stop string), "length" (`max_tokens` or the context
-    length), "tool_calls" (the answer is calls that wait for results).
+    length), "tool_calls" (the answer holds a `ToolCall`, which waits for a result).
     """
 
     reason: FinishReason
@@ -95,4 +112,4 @@ class Finish:
     stop: str | None = None
 
 
-Event: TypeAlias = PromptProgress | TextDelta | ReasoningDelta | ToolCall | Finish
+Event: TypeAlias = PromptProgress | TextDelta | ReasoningDelta | ToolCall | RejectedToolCall | Finish

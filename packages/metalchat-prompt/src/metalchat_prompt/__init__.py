@@ -17,6 +17,8 @@ from metalchat_prompt.errors import (
 if TYPE_CHECKING:
     from metalchat_prompt._process import Limits
     from metalchat_prompt.detokenizer import Detokenizer
+    from metalchat_prompt.formats import CallFormat, OutputFormat, output_format
+    from metalchat_prompt.parser import OutputEvent, OutputParser
     from metalchat_prompt.prompt import Prompt
     from metalchat_prompt.roles import RoleTemplate, detect, load_role_template, role_templates
     from metalchat_prompt.template import ChatTemplate
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddedToken",
+    "CallFormat",
     "ChatTemplate",
     "ConversationRefused",
     "Detokenizer",
@@ -31,6 +34,9 @@ __all__ = [
     "InvalidTokenizer",
     "Limits",
     "NoTemplate",
+    "OutputEvent",
+    "OutputFormat",
+    "OutputParser",
     "Prompt",
     "PromptError",
     "RoleTemplate",
@@ -40,19 +46,25 @@ __all__ = [
     "Tokenizer",
     "detect",
     "load_role_template",
+    "output_format",
     "role_templates",
 ]
 
 _LAZY = {
     "AddedToken": "tokenizer",
+    "CallFormat": "formats",
     "ChatTemplate": "template",
     "Detokenizer": "detokenizer",
     "Limits": "_process",
+    "OutputEvent": "parser",
+    "OutputFormat": "formats",
+    "OutputParser": "parser",
     "Prompt": "prompt",
     "RoleTemplate": "roles",
     "Tokenizer": "tokenizer",
     "detect": "roles",
     "load_role_template": "roles",
+    "output_format": "formats",
     "role_templates": "roles",
 }
 

@@ -12,11 +12,14 @@ from metalchat_prompt._guard import Conversation, guarded_text
 from metalchat_prompt._stops import stop_ids
 from metalchat_prompt.detokenizer import Detokenizer, detokenizer
 from metalchat_prompt.errors import ConversationRefused, InvalidTemplate, InvalidTokenizer, NoTemplate, visible
+from metalchat_prompt.formats import OutputFormat, output_format
+from metalchat_prompt.parser import OutputParser
 from metalchat_prompt.roles import RoleTemplate, detect
 from metalchat_prompt.template import ChatTemplate
 from metalchat_prompt.tokenizer import SIZE_LIMIT, Tokenizer
 
 _RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+_TAIL = 16
 _TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -142,6 +145,37 @@ class Prompt:
     def detokenizer(self) -> Detokenizer:
         """A new detokenizer, for one answer."""
         return detokenizer(self.tokenizer)
+
+    @property
+    def output_format(self) -> OutputFormat:
+        """How the model writes calls and reasoning: told from its template, or from its role strings and tokens."""
+        template = self._template
+        if template is None:
+            return OutputFormat()
+        if isinstance(template, ChatTemplate):
+            return output_format(template.text)
+        return template.output_format(token.content for token in self.tokenizer.added)
+
+    def parser(
+        self,
+        tools: Sequence[Tool] = (),
+        *,
+        after: Sequence[int] = (),
+        layout: OutputFormat | None = None,
+        by_token: bool = False,
+    ) -> OutputParser:
+        """A new parser, for one answer to the prompt whose ids are `after`, in which the model may call `tools`.
+
+        `layout` is used instead of the model's own `output_format`. With `by_token`, the marks of calls and reasoning
+        that are tokens of the vocabulary count only as tokens, which the caller then has to hand over.
+        """
+        layout = self.output_format if layout is None else layout
+        tokens = {token.id: token.content for token in self.tokenizer.added} if by_token else {}
+        opened = False
+        if layout.reasoning is not None:
+            end = self.tokenizer.decode(after[-_TAIL:], skip_special=False).rstrip()
+            opened = end.endswith(layout.reasoning[0])
+        return OutputParser(layout, tools, tokens=tokens, opened=opened)
 
     def warm(self) -> None:
         """Starts the process that renders the template, without waiting for it."""

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +12,7 @@ from typing import Any
 
 from metalchat_prompt._files import parse_object, read_limited
 from metalchat_prompt.errors import ConversationRefused, InvalidTemplate, PromptError, visible
+from metalchat_prompt.formats import THINK, OutputFormat, output_format
 
 _SLOT = "${MESSAGE}"
 _LIMIT = 2**20
@@ -50,6 +51,11 @@ class RoleTemplate:
     def digest(self) -> str:
         """The sha256 of the template as JSON, in hex."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def output_format(self, tokens: Iterable[str]) -> OutputFormat:
+        """How calls are written, from `tool_call`; reasoning, from the tokens of the vocabulary."""
+        found = output_format(self.tool_call or "", [token for token in tokens if token in THINK])
+        return replace(found, takes_tools=found.calls is not None and None not in (self.tool_spec, self.system))
 
     def render(
         self,

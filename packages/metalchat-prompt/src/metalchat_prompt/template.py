@@ -25,6 +25,11 @@ class ChatTemplate:
         text = source if isinstance(source, str) else json.dumps(self._sources, sort_keys=True, ensure_ascii=False)
         self.digest = hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def text(self) -> str:
+        """All templates of the model, one after the other."""
+        return "\n".join(self._sources.values())
+
     def source(self, *, tools: bool) -> str:
         """The template for a conversation with or without tools."""
         name = "tool_use" if tools and "tool_use" in self._sources else "default"

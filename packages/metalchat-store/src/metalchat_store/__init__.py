@@ -5,6 +5,8 @@ from importlib import import_module
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from metalchat_store.adoption import Adoption
+    from metalchat_store.caches import Found
     from metalchat_store.collect import Collected
     from metalchat_store.digest import Digest
     from metalchat_store.discovery import RemotePoint, installed_remotes, load_remote
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessDenied",
+    "Adoption",
     "Adopts",
     "AmbiguousModel",
     "Authorizer",
@@ -74,6 +77,7 @@ __all__ = [
     "Entry",
     "FileCheck",
     "Filter",
+    "Found",
     "IncompatibleRemote",
     "IntegrityError",
     "InvalidLock",
@@ -128,6 +132,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "adoption": ("Adoption",),
+    "caches": ("Found",),
     "collect": ("Collected",),
     "digest": ("Digest",),
     "discovery": ("RemotePoint", "installed_remotes", "load_remote"),

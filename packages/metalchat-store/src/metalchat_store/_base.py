@@ -11,9 +11,9 @@ from metalchat_store._layout import Layout
 from metalchat_store.entries import Entries
 
 if TYPE_CHECKING:
-    from metalchat_store._fetching import Fetching
+    from metalchat_store._fetching import Fetching, Means
     from metalchat_store.remote import Authorizer, Remote
-    from metalchat_store.types import Progress
+    from metalchat_store.types import Entry, Progress
 
 
 class Base:
@@ -52,12 +52,27 @@ class Base:
         authorize: "Authorizer | None" = None,
         progress: "Progress | None" = None,
     ) -> "AbstractContextManager[Fetching]":
-        from metalchat_store._fetching import Means, fetching
+        from metalchat_store._fetching import fetching
 
-        means = Means(
+        return fetching(
+            self._layout, self._means(), repository, revision=revision, authorize=authorize, progress=progress
+        )
+
+    def _means(self) -> "Means":
+        from metalchat_store._fetching import Means
+
+        return Means(
             environ=self._environ, remotes=self._remotes, sleep=self._sleep, clock=self._clock, client=self._client
         )
-        return fetching(self._layout, means, repository, revision=revision, authorize=authorize, progress=progress)
+
+    def _held(self, entry: "Entry") -> str | None:
+        """Why an entry must stay at its commit; None if it need not."""
+        from metalchat_store.roots import Roots
+
+        for root in Roots(self._layout).of(entry.id):
+            if root.kind == "pin" or (root.kind == "lock" and root.commit == entry.commit):
+                return str(root)
+        return None
 
     def _changing(self, id: str) -> AbstractContextManager[None]:
         """Hold the lock of an entry."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metalchat_store._files import disk_errors
+from metalchat_store.adopting import Adopting
 from metalchat_store.entries import MANIFEST
 from metalchat_store.types import Entry, Plan, Progress, Pulled, Verification
 from metalchat_store.upkeep import Upkeep
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _RECENT = 3600.0  # seconds for which a snapshot without an entry may belong to a pull in flight
 
 
-class Store(Versions, Upkeep):
+class Store(Adopting, Versions, Upkeep):
     """The models below `home` ($METALCHAT_HOME).
 
     `environ` stands for the environment variables (default: those of the process). `remotes` maps URL schemes to

@@ -311,15 +311,6 @@ class Versions(Base):
         record(self._layout, snapshot, outcome)
         return Verification(entry=entry, files=outcome.checks)
 
-    def _held(self, entry: Entry) -> str | None:
-        """Why an entry must stay at its commit; None if it need not."""
-        from metalchat_store.roots import Roots
-
-        for root in Roots(self._layout).of(entry.id):
-            if root.kind == "pin" or (root.kind == "lock" and root.commit == entry.commit):
-                return str(root)
-        return None
-
 
 def _repository(entry: Entry) -> str:
     return "" if entry.spec is None else entry.spec.repository

@@ -15,11 +15,12 @@ from metalchat_prompt.errors import (
 )
 
 if TYPE_CHECKING:
+    from metalchat_prompt._call_grammar import json_term
     from metalchat_prompt._process import Limits
     from metalchat_prompt.detokenizer import Detokenizer
     from metalchat_prompt.formats import CallFormat, OutputFormat, output_format
     from metalchat_prompt.parser import OutputEvent, OutputParser
-    from metalchat_prompt.prompt import Prompt
+    from metalchat_prompt.prompt import Prompt, template_text
     from metalchat_prompt.roles import RoleTemplate, detect, load_role_template, role_templates
     from metalchat_prompt.template import ChatTemplate
     from metalchat_prompt.tokenizer import AddedToken, Tokenizer
@@ -45,9 +46,11 @@ __all__ = [
     "TemplateTooLong",
     "Tokenizer",
     "detect",
+    "json_term",
     "load_role_template",
     "output_format",
     "role_templates",
+    "template_text",
 ]
 
 _LAZY = {
@@ -63,9 +66,11 @@ _LAZY = {
     "RoleTemplate": "roles",
     "Tokenizer": "tokenizer",
     "detect": "roles",
+    "json_term": "_call_grammar",
     "load_role_template": "roles",
     "output_format": "formats",
     "role_templates": "roles",
+    "template_text": "prompt",
 }
 
 

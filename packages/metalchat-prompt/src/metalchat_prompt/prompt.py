@@ -1,11 +1,13 @@
 """A model's prompt format: its tokenizer and its chat template, together."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metalchat_engine import Message, Tool
 
+from metalchat_prompt._call_grammar import after_reasoning, call_rules
 from metalchat_prompt._conversation import message_dicts, tool_dicts
 from metalchat_prompt._files import CONFIG_LIMIT, TEMPLATE_LIMIT, parse_object, read_limited, read_object
 from metalchat_prompt._guard import Conversation, guarded_text
@@ -171,11 +173,34 @@ class Prompt:
         """
         layout = self.output_format if layout is None else layout
         tokens = {token.id: token.content for token in self.tokenizer.added} if by_token else {}
-        opened = False
-        if layout.reasoning is not None:
-            end = self.tokenizer.decode(after[-_TAIL:], skip_special=False).rstrip()
-            opened = end.endswith(layout.reasoning[0])
+        opened = layout.reasoning is not None and self._opens(layout.reasoning, after)
         return OutputParser(layout, tools, tokens=tokens, opened=opened)
+
+    def answer_grammar(self, term: str, *, after: Sequence[int] = ()) -> str:
+        """A grammar, in Lark's notation, of answers to the prompt `after`.
+
+        An answer is `term`; where the prompt has opened reasoning, the rest of that comes first.
+        """
+        reasoning = self.output_format.reasoning
+        if reasoning is None or not self._opens(reasoning, after):
+            return f"start: {term}\n"
+        return after_reasoning(term, reasoning[1], self._mark)
+
+    def call_grammar(
+        self,
+        tools: Sequence[Tool],
+        *,
+        after: Sequence[int] = (),
+        several: bool = True,
+        layout: OutputFormat | None = None,
+    ) -> str | None:
+        """A grammar of answers to the prompt `after` that are calls of `tools`: one, or with `several` one or more.
+
+        None where the model's way to write calls has no grammar here. The notation is Lark's with `%json` and the
+        numbers of tokens, as llguidance reads it.
+        """
+        rules = call_rules(layout or self.output_format, tools, self._mark, several=several)
+        return None if rules is None else self.answer_grammar("calls", after=after) + rules
 
     def warm(self) -> None:
         """Starts the process that renders the template, without waiting for it."""
@@ -192,6 +217,15 @@ class Prompt:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _opens(self, reasoning: tuple[str, str], after: Sequence[int]) -> bool:
+        """Whether a prompt ends in the middle of reasoning that has just been opened."""
+        return self.tokenizer.decode(after[-_TAIL:], skip_special=False).rstrip().endswith(reasoning[0])
+
+    def _mark(self, spelling: str) -> str:
+        """A mark in a grammar: as a token where it is one."""
+        token = self.tokenizer.added_token(spelling)
+        return json.dumps(spelling, ensure_ascii=False) if token is None else f"<[{token.id}]>"
 
     def _known(self) -> ChatTemplate | RoleTemplate:
         if self._template is None:
@@ -227,6 +261,19 @@ def _conversation(messages: Sequence[Message], tools: Sequence[Tool], variables:
     if taken:
         raise ConversationRefused(f"'{taken[0]}' cannot be a variable of the chat template")
     return Conversation(messages=message_dicts(messages), tools=tool_dicts(tools), variables=variables)
+
+
+def template_text(path: Path) -> str | None:
+    """The text of all chat templates in a model's folder, without a look at its tokenizer; None without any.
+
+    Raises InvalidTokenizer or InvalidTemplate.
+    """
+    source = _template_file(path)
+    if source is None:
+        config = {**read_object(path / "special_tokens_map.json"), **read_object(path / "tokenizer_config.json")}
+        source = config.get("chat_template")
+    found = _sources(source)
+    return found if found is None or isinstance(found, str) else "\n".join(found.values())
 
 
 def _template_file(path: Path) -> str | dict[str, str] | None:

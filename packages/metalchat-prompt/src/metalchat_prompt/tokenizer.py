@@ -138,6 +138,10 @@ class Tokenizer:
             return ""  # some decoders of the library panic at nothing
         return self._guarded(self._library.decode, known, skip_special_tokens=skip_special)
 
+    def to_json(self) -> str:
+        """The tokenizer as a tokenizer.json, with neither truncation nor padding."""
+        return self._guarded(self._library.to_str)
+
     @property
     def decoder(self) -> dict[str, Any] | None:
         """The description of the decoder, as tokenizer.json has it; None if tokens are joined by spaces."""

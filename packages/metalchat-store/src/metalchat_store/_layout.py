@@ -8,13 +8,23 @@ from metalchat_store._files import make_folder, private_name
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The store's folders. What is unfinished lies in `partial` and nowhere else."""
+    """The store's folders. What is unfinished lies in `partial` and nowhere else.
+
+    `entries` takes the place of `models`: datasets and spaces lie beside the models, with a store of their own.
+    """
 
     home: Path
+    entries: Path | None = None
+
+    @classmethod
+    def of(cls, home: Path, kind: str) -> "Layout":
+        """The layout of models, or of `dataset`s in `datasets/<id>`, whose content is in `datasets/.store`."""
+        folder = home / f"{kind}s"
+        return cls(home) if kind == "model" else cls(folder / ".store", folder)
 
     @property
     def models(self) -> Path:
-        return self.home / "models"
+        return self.entries or self.home / "models"
 
     @property
     def blobs(self) -> Path:
@@ -45,6 +55,9 @@ class Layout:
 
     def prepare(self) -> None:
         """Create what is missing, each folder with mode 0700; `DiskError` if a link stands in for one."""
+        if self.entries is not None:
+            self.entries.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.entries)
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.blobs.parent, self.blobs, self.models, self.snapshots, self.partial):
             make_folder(folder)

@@ -33,17 +33,17 @@ def publish(layout: Layout, spec: "ModelSpec", snapshot: Snapshot, *, before: Sn
     building = layout.temporary(snapshot.id, "entry")
     try:
         make_folder(building)
-        _fill(building, Blobs(layout.blobs), snapshot.files)
+        fill(building, Blobs(layout.blobs), snapshot.files)
         _keep_own_files(target, building, snapshot, before)
         _write_manifest(building, target / MANIFEST, spec, snapshot)
         sync_folder(building)
-        _show(layout, building, target)
+        show(layout, building, target)
     finally:
         remove(building)
     return target
 
 
-def _fill(building: Path, blobs: Blobs, files: tuple[SnapshotFile, ...]) -> None:
+def fill(building: Path, blobs: Blobs, files: tuple[SnapshotFile, ...]) -> None:
     folders: set[Path] = set()
     for file in files:
         path = local_path(building, file.path)
@@ -110,7 +110,7 @@ def _edit(path: Path, spec: "ModelSpec", snapshot: Snapshot) -> None:
         ) from error
 
 
-def _show(layout: Layout, building: Path, target: Path) -> None:
+def show(layout: Layout, building: Path, target: Path) -> None:
     """Rename into place; an entry that is there changes places with the new one, or else steps aside first."""
     while True:
         try:

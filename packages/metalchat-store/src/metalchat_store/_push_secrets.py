@@ -48,7 +48,7 @@ class SecretSearch:
     def feed(self, block: bytes) -> None:
         """The next block; `Refused`, naming the file and never the token, if one is found."""
         for text in (self._tail + block[:_OVERLAP], block):
-            if self._own in text:
+            if self._own and self._own in text:
                 raise self._found("the access token of this push")
             for start, whole, what in self._kinds:
                 if start in text and any(_is_secret(found[1]) for found in whole.finditer(text)):

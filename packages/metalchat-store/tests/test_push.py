@@ -2,13 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from metalchat_store import (
     AccessDenied,
-    IntegrityError,
     InvalidPush,
     InvalidRepository,
     NetworkError,
@@ -16,7 +15,6 @@ from metalchat_store import (
     Pushed,
     PushPlan,
     RepositoryNotFound,
-    StoreError,
     plan_push,
     push,
 )
@@ -364,66 +362,3 @@ def test_a_remote_that_only_reads_cannot_be_pushed_to(folder: Path) -> None:
     remotes = {"memory": lambda: MemoryRemote(files={})}
     with pytest.raises(InvalidRepository, match="nothing can be pushed to 'memory:' addresses"):
         push(folder, "memory://host/m", authorize=as_writer, environ={}, remotes=remotes)
-
-
-@pytest.fixture
-def meddle(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], None]], None]:
-    """Do something when the hub gets a request of that kind."""
-
-    def when(word: str, action: Callable[[], None]) -> None:
-        real = hub.routes.serve
-
-        def serve(request: Recorded) -> object:
-            if word in request.path:
-                action()
-            return real(request)
-
-        monkeypatch.setattr(hub.routes, "serve", serve)
-
-    return when
-
-
-@pytest.mark.parametrize("how", ["grown", "same size", "replaced", "gone"])
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-@pytest.mark.parametrize("chunk", [30_000, 1 << 24])
-def test_a_file_that_changes_during_the_push_is_an_error(
-    hub: FakeHub, folder: Path, meddle: Callable[..., None], name: str, how: str, chunk: int
-) -> None:
-    hub.routes.chunk_size = chunk
-    target = folder / name
-    content = target.read_bytes()
-
-    def change() -> None:
-        if how == "grown":
-            target.write_bytes(content + b"x")
-        elif how == "same size":
-            target.write_bytes(content[::-1])
-        elif how == "replaced":
-            (folder.parent / "new").write_bytes(content[::-1])
-            (folder.parent / "new").replace(target)
-        else:
-            target.unlink(missing_ok=True)
-
-    meddle("preupload", change)
-    with pytest.raises(StoreError, match=r"changed while it was pushed|cannot read") as caught:
-        send(hub, folder)
-    assert caught.value.exit_code == (7 if how == "gone" else 6)
-    assert hub.contents("alice/m").keys() == {".gitattributes"}
-
-
-def test_a_change_that_hides_its_time_is_noticed_before_the_last_byte(
-    hub: FakeHub, folder: Path, meddle: Callable[..., None]
-) -> None:
-    target = folder / "model.safetensors"
-    facts = target.stat()
-
-    def change() -> None:
-        with target.open("r+b") as file:
-            file.write(b"\xff")
-        os.utime(target, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-
-    meddle("preupload", change)
-    with pytest.raises(IntegrityError, match=r"'model\.safetensors' changed while it was pushed"):
-        send(hub, folder)
-    assert hub.routes.received == {}
-    assert hub.contents("alice/m").keys() == {".gitattributes"}

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from metalchat_engine import EngineSettings, InvalidModel, ModelSource, UnsupportedModel, UnsupportedRequest
 from metalchat_engine_mlx import MlxEngine
-from metalchat_engine_mlx.config import read_config
+from metalchat_engine_mlx.models import read_config
 from metalchat_engine_mlx.strict_json import parse_object
 from metalchat_engine_mlx.testing import tiny_config, write_tiny_model
 
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "golden.json").read_text())
+FAMILIES = {name: found["config"] for name, found in GOLDEN.items() if "model_type" in found["config"]}
+OTHER_KEYS = ("norm_type", "mlp_type", "original_max_position_embeddings", "no_rope_layer_interval", "rope_parameters")
 FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 MALFORMED = {
     "empty": b"",
@@ -82,9 +85,10 @@ LIES: list[tuple[str, Any, str]] = [
     ("quantization", [], "'config.json': 'quantization' is [], expected an object"),
 ]
 UNSUPPORTED: list[tuple[str, Any, str]] = [
-    ("model_type", "gemma3", "'config.json': 'model_type' is 'gemma3', this engine runs 'llama'"),
-    ("model_type", None, "'config.json': 'model_type' is missing, this engine runs 'llama'"),
-    ("hidden_act", "gelu", "'config.json': 'hidden_act' is 'gelu', this engine runs 'silu'"),
+    ("model_type", "bert", "'config.json': 'model_type' is 'bert', this engine runs gemma2, gemma3_text, gpt_neox, "),
+    ("model_type", ["llama"], "'config.json': 'model_type' is ['llama'], this engine runs gemma2, "),
+    ("model_type", None, "'config.json': 'model_type' is missing, this engine runs gemma2, "),
+    ("hidden_act", "tanh", "'hidden_act' is 'tanh', this engine runs gelu, gelu_new, gelu_pytorch_tanh, relu and silu"),
     ("rope_scaling", {"rope_type": "su"}, "'rope_scaling.rope_type' is 'su', this engine runs default, linear"),
     ("partial_rotary_factor", 0.5, "'partial_rotary_factor' is not 1"),
     ("quantization_config", {"quant_method": "gptq"}, "the weights are quantised by 'gptq'"),
@@ -126,9 +130,52 @@ def test_what_this_engine_does_not_run_is_said(key: str, value: Any, text: str) 
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_f_8_every_family_refuses_or_reads_whatever_its_keys_say(variant: str) -> None:
+    config = tiny_config(**FAMILIES[variant])
+    keys = {key for changes in FAMILIES.values() for key in changes} | set(config) | set(OTHER_KEYS)
+    for key in sorted(keys):
+        for value in (None, True, False, -1, 0, 3, 10**30, 1e300, 0.3, "x", "silu", [], [1], [{}], {}, {"a": {}}):
+            said, layers = "", 1
+            try:
+                layers = len(read_config(config | {key: value}).layers)
+            except (InvalidModel, UnsupportedModel) as error:
+                said = str(error)
+            assert said.isprintable()
+            assert len(said) < 400
+            assert 1 <= layers <= 1000
+
+
+@pytest.mark.parametrize(
+    ("variant", "key", "value", "text"),
+    [
+        ("gemma2", "use_bidirectional_attention", True, "'use_bidirectional_attention' is True, this engine runs"),
+        ("gemma3", "hidden_activation", "swiglu", "'hidden_activation' is 'swiglu', this engine runs gelu, "),
+        ("gemma3", "layer_types", ["chunked_attention"] * 4, "'layer_types' is 'chunked_attention', this engine runs"),
+        ("gemma3", "sliding_window", 0, "'sliding_window' is 0, expected 1 to 67108864"),
+        ("gemma3", "layer_types", ["full_attention"], "expected a list of 4 kinds of attention"),
+        ("qwen2", "layer_types", ["sliding_attention"] * 2, "expected true where 'layer_types' has sliding_attention"),
+        ("qwen3", "rope_parameters", {"full_attention": {}}, "this engine runs one rope for all layers"),
+        ("smollm3", "no_rope_layers", [1, 0, 2, 1], "expected a list of 4 ones and noughts"),
+        ("starcoder2", "mlp_type", "gated", "'mlp_type' is 'gated', this engine runs default"),
+        ("gpt_neox", "rotary_pct", 0.1, "'rotary_pct' is 0.1, expected a share of 16 that is even"),
+        ("gpt_neox", "num_key_value_heads", 2, "'num_key_value_heads' is 2, this engine runs 4"),
+        ("granite", "logits_scaling", 0, "'logits_scaling' is 0, expected 1e-06 to 1e+06"),
+        ("mixtral", "num_local_experts", 10**9, "'num_local_experts' is 1000000000, expected 1 to 1024"),
+        ("mixtral", "num_experts_per_tok", 5, "'num_experts_per_tok' is 5, expected 1 to 4"),
+        ("qwen3_moe", "mlp_only_layers", [7], "expected a list of layers below 2"),
+        ("phi3", "rope_scaling", {"type": "su", "short_factor": [1], "long_factor": [1]}, "a list of 8 numbers"),
+    ],
+)
+def test_what_a_family_cannot_mean_is_said(variant: str, key: str, value: Any, text: str) -> None:
+    with pytest.raises((InvalidModel, UnsupportedModel)) as caught:
+        read_config(tiny_config(**FAMILIES[variant]) | {key: value})
+    assert text in str(caught.value)
+
+
 def test_options_win_over_the_file_and_are_checked_like_it(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "m")
-    assert read_config(tiny_config(), options={"rms_norm_eps": 0.0001}).rms_norm_eps == 0.0001
+    assert read_config(tiny_config(), options={"rms_norm_eps": 0.0001}).norm.eps == 0.0001
     wrong = ModelSource(path=model, options={"num_hidden_layers": 5000})
     with pytest.raises(UnsupportedRequest, match="option 'num_hidden_layers' is 5000, expected 1 to 1000") as caught:
         MlxEngine().load(wrong, EngineSettings())
@@ -142,7 +189,7 @@ def test_both_forms_of_rope_in_a_config_mean_the_same() -> None:
     scaling["original_max_position_embeddings"] = 64
     old = read_config(tiny_config(rope_theta=5e5, rope_scaling=scaling))
     new = read_config(tiny_config(rope_theta=None, rope_parameters=scaling | {"rope_theta": 5e5}))
-    assert old.rope == new.rope
+    assert old.ropes() == new.ropes()
     assert read_config(tiny_config(rope_scaling={"type": "linear", "factor": 4})).context_length == 2048
 
 

@@ -1,4 +1,4 @@
-"""Every kind of Llama gives the tokens and the logits that transformers gives in float32."""
+"""Every family gives the tokens and the logits that transformers gives in float32."""
 
 import json
 from collections.abc import Callable
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from metalchat_engine import ModelSource
 from metalchat_engine_mlx.checkpoint import read_checkpoint
+from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.device import Blocks, DeviceBlocks
 from metalchat_engine_mlx.host import HostBlocks
-from metalchat_engine_mlx.models.llama import Llama
 from metalchat_engine_mlx.parameters import Parameters
 from metalchat_engine_mlx.streams import borrow
 from metalchat_engine_mlx.testing import write_tiny_model
@@ -31,27 +31,32 @@ def _on_the_cpu():
         yield
 
 
-def build(directory: Path, blocks: Blocks, **changes: Any) -> Llama:
+def build(directory: Path, blocks: Blocks, **changes: Any) -> Decoder:
     write_tiny_model(directory, **changes)
     checkpoint = read_checkpoint(ModelSource(path=directory))
     arrays = mx.load(str(directory / "model.safetensors"))
     assert isinstance(arrays, dict)
-    return Llama(checkpoint.config, Parameters(arrays, checkpoint.packings), blocks)
+    return Decoder(checkpoint.config, Parameters(arrays, checkpoint.packings), blocks)
 
 
-def answer(llama: Llama, prompt: list[int], count: int, chunk: int) -> tuple[mx.array, list[int]]:
+def answer(decoder: Decoder, prompt: list[int], count: int, chunk: int) -> tuple[mx.array, list[int]]:
     """The logits after the prompt, and greedy tokens."""
-    rope, cache = llama.config.rope, llama.new_cache()
-    regime = rope.regime(len(prompt))
+    config, cache = decoder.config, decoder.new_cache()
+    regime = config.regime(len(prompt))
     start = 0
     while len(prompt) - start > chunk:
-        llama.prefill(mx.array(prompt[start : start + chunk]), cache, regime)
+        decoder.prefill(mx.array(prompt[start : start + chunk]), cache, regime)
         start += chunk
-    logits = first = llama(mx.array(prompt[start:]), cache, regime)
+    logits = first = decoder(mx.array(prompt[start:]), cache, regime)
     tokens: list[int] = []
     while len(tokens) < count:
         tokens.append(int(mx.argmax(logits).item()))
-        logits = llama(mx.array(tokens[-1:]), cache, rope.regime(cache.length + 1))
+        following = config.regime(cache.length + 1)
+        if config.recomputes and following != regime:
+            regime = following
+            logits, cache = decoder.again(mx.array(prompt + tokens), regime, chunk)
+        else:
+            logits = decoder(mx.array(tokens[-1:]), cache, following)
     return first, tokens
 
 
@@ -59,9 +64,9 @@ def answer(llama: Llama, prompt: list[int], count: int, chunk: int) -> tuple[mx.
 @pytest.mark.parametrize("variant", GOLDEN)
 def test_tokens_and_logits_are_those_of_transformers(variant: str, blocks: str, tmp_path: Path) -> None:
     golden = GOLDEN[variant]
-    llama = build(tmp_path / "tiny", BLOCKS[blocks](), **golden["config"])
+    decoder = build(tmp_path / "tiny", BLOCKS[blocks](), **golden["config"])
     for chunk in (1000, 7):
-        logits, tokens = answer(llama, golden["prompt"], len(golden["tokens"]), chunk)
+        logits, tokens = answer(decoder, golden["prompt"], len(golden["tokens"]), chunk)
         np.testing.assert_allclose(np.array(logits), golden["logits"], atol=1e-4, rtol=0)
         assert tokens == golden["tokens"]
 

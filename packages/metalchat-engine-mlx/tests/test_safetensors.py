@@ -214,7 +214,7 @@ def test_a_tensor_that_a_llama_does_not_have_is_refused(tmp_path: Path) -> None:
     (model / "config.json").write_text(json.dumps(config | {"attention_bias": False}))
     reason = str(MlxEngine().inspect(ModelSource(path=model)).reason)
     assert reason == (
-        "the weights have the tensor 'model.layers.0.self_attn.q_proj.bias', which this Llama model does not have"
+        "the weights have the tensor 'model.layers.0.self_attn.q_proj.bias', which this llama model does not have"
     )
 
 

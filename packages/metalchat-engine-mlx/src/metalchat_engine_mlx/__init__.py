@@ -1,4 +1,4 @@
-"""Inference on MLX: an engine for Llama models in the safetensors and GGUF formats."""
+"""Inference on MLX: an engine for decoders of many families in the safetensors and GGUF formats."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,5 +1,6 @@
 """What a CPU does with many tokens at once: NumPy, whose BLAS uses the widest registers, in several threads."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from metalchat_engine_mlx.config import Activation
 from metalchat_engine_mlx.pool import Floats, Pool, Scratch
 
 _BLOCK = 2**19  # values that are unpacked at a time, so that they stay in the cache
@@ -134,23 +136,55 @@ def _ways(x: Floats, rows: int) -> int:
     return 1 + x.size * rows // 1_000_000
 
 
-def gated(gate: Floats, up: Floats) -> Floats:
-    """silu(gate) * up."""
-    result = np.exp(-np.maximum(gate, -80.0))  # beyond, exp is infinite, and silu is nought either way
-    result += 1
-    np.divide(gate, result, out=result)
-    result *= up
+def gated(activation: Activation, x: Floats, up: Floats | None = None) -> Floats | None:
+    """activation(x), times `up` where there is one; None for an activation that NumPy does not have."""
+    if activation == "silu":
+        result = np.exp(-np.maximum(x, -80.0))  # beyond, exp is infinite, and silu is nought either way
+        result += 1
+        np.divide(x, result, out=result)
+    elif activation == "relu":
+        result = np.maximum(x, 0)
+    elif activation == "gelu":
+        return None
+    else:
+        result = x * x
+        result *= 0.044715
+        result += 1
+        result *= x
+        result *= np.float32(math.sqrt(2 / math.pi))
+        np.tanh(result, out=result)
+        result += 1
+        result *= x
+        result *= 0.5
+    if up is not None:
+        result *= up
     return result
 
 
-def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float, pool: Pool) -> mx.array:
-    """Causal attention, the last token over all `length`: [1, heads, tokens, dim] with [1, kv heads, length, dim]."""
+def attention(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    pool: Pool,
+    *,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> mx.array:
+    """Causal attention, the last token over all `length`: [1, heads, tokens, dim] with [1, kv heads, length, dim].
+
+    With a `window`, a token sees that many, itself included; `length` is then less than window + tokens.
+    """
     mx.eval(queries, keys, values)
     q, k, v = np.asarray(queries)[0], np.asarray(keys)[0], np.asarray(values)[0]
     heads, tokens, dim = q.shape
     kv_heads, length, _ = k.shape
     shared = heads // kv_heads
     later = np.triu(np.full((tokens, tokens), -np.inf, np.float32), 1)
+    # The keys that are too old for some tokens: the first one of these sees the most of them.
+    old = 0 if window is None else max(length - window, 0)
+    # Key j is out of sight where j <= length - tokens + t - window, for token t.
+    hidden = np.tril(np.full((tokens, old), -np.inf, np.float32), old - tokens) if old else None
     result = np.empty((heads, tokens, dim), np.float32)
 
     def work(first: int, last: int, scratch: Scratch) -> None:
@@ -158,8 +192,14 @@ def attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float,
             scores = scratch.floats(shared * tokens, length)
             of_head = slice(head * shared, (head + 1) * shared)
             np.matmul(q[of_head].reshape(-1, dim) * np.float32(scale), k[head].T, out=scores)
+            if softcap is not None:
+                scores *= np.float32(1 / softcap)
+                np.tanh(scores, out=scores)
+                scores *= np.float32(softcap)
             by_token = scores.reshape(shared, tokens, length)
             by_token[:, :, length - tokens :] += later
+            if hidden is not None:
+                by_token[:, :, :old] += hidden
             scores -= scores.max(axis=1, keepdims=True)
             np.exp(scores, out=scores)
             scores /= scores.sum(axis=1, keepdims=True)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from metalchat_engine import InvalidModel, ModelSource, UnsupportedModel
 
-from metalchat_engine_mlx.config import LlamaConfig, Options, read_config
+from metalchat_engine_mlx.config import ModelConfig
 from metalchat_engine_mlx.defaults import Defaults, read_defaults
+from metalchat_engine_mlx.fields import Options
+from metalchat_engine_mlx.models import read_config
 from metalchat_engine_mlx.quantization import Packing, Quantization
 from metalchat_engine_mlx.strict_json import CONFIG_LIMIT, read_object
 from metalchat_engine_mlx.weights import Tensor, check_tensors, weight_files
@@ -32,7 +34,7 @@ class Checkpoint:
 
     name: str
     path: Path
-    config: LlamaConfig
+    config: ModelConfig
     defaults: Defaults
     dtype: str
     parameters: int
@@ -88,10 +90,10 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
     used = {
         key: tensor
         for key, tensor in tensors.items()
-        if not (config.tie_word_embeddings and key.startswith("lm_head."))
+        if not (config.tie_word_embeddings and key.startswith(f"{config.head}."))
     }
     parts = {f"{module}.{part}" for module in packings for part in ("weight", "scales", "biases")}
-    embedding = used.get("model.embed_tokens.scales", used["model.embed_tokens.weight"])
+    embedding = used.get(f"{config.embedding}.scales", used[f"{config.embedding}.weight"])
     return Checkpoint(
         name=name,
         path=path,
@@ -145,7 +147,7 @@ def _gguf(path: Path, name: str, options: Options) -> Checkpoint:
     )
 
 
-def _defaults(path: Path, config: LlamaConfig) -> Defaults:
+def _defaults(path: Path, config: ModelConfig) -> Defaults:
     file = path / "generation_config.json"
     return read_defaults(read_object(file), config.vocab_size) if file.exists() else Defaults()
 

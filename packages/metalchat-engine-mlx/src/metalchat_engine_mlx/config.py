@@ -1,161 +1,191 @@
-"""What a Llama config.json says, checked against the ranges that a real model can have."""
+"""What a decoder is made of: the same few parts in every architecture, with the names that the checkpoint gives them.
 
-import math
-from collections.abc import Mapping
+A family (see `models`) describes itself in these words; the weights are checked against them, and `decoder` runs them.
+"""
+
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Literal
 
-from metalchat_engine import InvalidModel, UnsupportedModel, UnsupportedRequest
+from metalchat_engine_mlx.quantization import Quantization
+from metalchat_engine_mlx.rope import Regime, Rope
 
-from metalchat_engine_mlx.quantization import Quantization, read_quantization
-from metalchat_engine_mlx.rope import Rope, read_rope
-
-Options = Mapping[str, bool | int | float | str]
-
-_DTYPES = ("float32", "float16", "bfloat16")
+Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"]
+ACTIVATIONS: tuple[Activation, ...] = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlamaConfig:
-    """The shape of a model. `max_position_embeddings` is the context length it was made for."""
+class LinearSpec:
+    """A linear map of `columns` inputs to `rows` outputs; `name` is that of its module within the layer."""
 
+    name: str
+    rows: int
+    columns: int
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormSpec:
+    """A normalisation of `size` values: RMS times w, RMS times 1 + w, or a layer norm."""
+
+    name: str
+    size: int
+    eps: float
+    kind: Literal["rms", "rms_plus_one", "layer"] = "rms"
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+    """Attention of `heads` that share `kv_heads` keys and values of `head_dim` values each.
+
+    `projections` are three maps, or one whose rows are all queries, keys and values, or, `by_head`, those of one head
+    after the other. A `window` lets a token see that many, itself included. `softcap` c makes a score s c tanh(s / c).
+    `query_norm` and `key_norm` are of each head, or of all heads together, as their size says. No rope: the positions
+    are not told.
+    """
+
+    projections: tuple[LinearSpec, ...]
+    output: LinearSpec
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    rope: Rope | None
+    by_head: bool = False
+    window: int | None = None
+    softcap: float | None = None
+    query_norm: NormSpec | None = None
+    key_norm: NormSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedForwardSpec:
+    """down(activation(gate x) * up x), or down(activation(up x)) without a gate; `fused` is gate and up in one map."""
+
+    down: LinearSpec
+    activation: Activation
+    gate: LinearSpec | None = None
+    up: LinearSpec | None = None
+    fused: LinearSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertSpec:
+    """One map of every expert: `shape.name` is that of all of them stacked, `single` of one, with its number for {}."""
+
+    shape: LinearSpec
+    single: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsSpec:
+    """`count` feed-forwards, of which the `router` picks `used` for each token and weighs them by its softmax.
+
+    `normalised` weights add up to one.
+    """
+
+    router: LinearSpec
+    count: int
+    used: int
+    normalised: bool
+    activation: Activation
+    gate: ExpertSpec
+    up: ExpertSpec
+    down: ExpertSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSpec:
+    """Attention and feed-forward, each between norms (where it has them) and added to its input.
+
+    `parallel` feed-forwards read the input of the attention instead of the sum. `residual` scales what is added.
+    """
+
+    name: str
+    attention: AttentionSpec
+    feed_forward: FeedForwardSpec | ExpertsSpec
+    before_attention: NormSpec | None = None
+    after_attention: NormSpec | None = None
+    before_feed_forward: NormSpec | None = None
+    after_feed_forward: NormSpec | None = None
+    parallel: bool = False
+    residual: float = 1.0
+
+    def norms(self) -> Iterator[NormSpec]:
+        attention = self.attention
+        for norm in (
+            self.before_attention,
+            self.after_attention,
+            self.before_feed_forward,
+            self.after_feed_forward,
+            attention.query_norm,
+            attention.key_norm,
+        ):
+            if norm is not None:
+                yield norm
+
+    def linears(self) -> Iterator[LinearSpec]:
+        yield from self.attention.projections
+        yield self.attention.output
+        block = self.feed_forward
+        if isinstance(block, ExpertsSpec):
+            yield block.router
+        else:
+            yield from (map_ for map_ in (block.fused, block.gate, block.up, block.down) if map_ is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A model. `embedding` and `head` name modules; `ignored` are endings of tensors that hold no weights.
+
+    `logit_scale` multiplies the logits, and `logit_softcap` caps them as `AttentionSpec.softcap` does scores. A model
+    that `recomputes` forgets its cache where the rope's periods change with the length of the text.
+    """
+
+    model_type: str
     vocab_size: int
     hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    max_position_embeddings: int
-    rope: Rope
+    layers: tuple[LayerSpec, ...]
+    norm: NormSpec
+    context_length: int
+    embedding: str = "model.embed_tokens"
+    head: str = "lm_head"
     tie_word_embeddings: bool = False
-    attention_bias: bool = False
-    mlp_bias: bool = False
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+    recomputes: bool = False
+    ignored: tuple[str, ...] = ()
     eos_token_ids: frozenset[int] = frozenset()
     quantization: Quantization = field(default_factory=Quantization)
     dtype: str | None = None
 
     @property
-    def context_length(self) -> int:
-        """The positions that the model can tell apart, with its rope scaling."""
-        return self.rope.context_length(self.max_position_embeddings)
+    def cache_values_per_token(self) -> int:
+        """How many numbers the KV cache holds for each token, until windows drop some."""
+        return sum(2 * layer.attention.kv_heads * layer.attention.head_dim for layer in self.layers)
 
     @property
-    def cache_values_per_token(self) -> int:
-        """How many numbers the KV cache holds for each token."""
-        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+    def windows(self) -> tuple[int | None, ...]:
+        return tuple(layer.attention.window for layer in self.layers)
 
+    def ropes(self) -> frozenset[Rope]:
+        return frozenset(layer.attention.rope for layer in self.layers if layer.attention.rope is not None)
 
-class Fields:
-    """Typed, ranged access to the keys of a config; `options` win over the file, key by key.
+    def regime(self, length: int) -> Regime:
+        """That of the one rope that changes with the length of the text, if there is one."""
+        return next((found for rope in self.ropes() if (found := rope.regime(length)) is not None), None)
 
-    A bad value of the file raises InvalidModel, a bad option UnsupportedRequest.
-    """
+    def with_factors(self, factors: tuple[float, ...]) -> "ModelConfig":
+        """The same model with ropes of these factors."""
 
-    def __init__(self, document: Mapping[str, Any], what: str, options: Options | None = None) -> None:
-        self.what = what
-        self.options = options or {}
-        self.document = {**document, **self.options}
+        def changed(layer: LayerSpec) -> LayerSpec:
+            rope = layer.attention.rope
+            if rope is None:
+                return layer
+            rope = dataclasses.replace(rope, factors=(factors,))
+            return dataclasses.replace(layer, attention=dataclasses.replace(layer.attention, rope=rope))
 
-    def refuse(self, key: str, value: object, expected: str) -> NoReturn:
-        if key in self.options:
-            raise UnsupportedRequest(f"option '{key}' is {shown(value)}, expected {expected}", option=key)
-        raise InvalidModel(f"'{self.what}': '{key}' is {shown(value)}, expected {expected}")
-
-    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        value = self.document.get(key)
-        if value is None and default is not None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            self.refuse(key, value, f"{low} to {high}")
-        return value
-
-    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        value = self.document.get(key)
-        if value is None and default is not None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            self.refuse(key, value, f"{low:g} to {high:g}")
-        return float(value)
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.document.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            self.refuse(key, value, "true or false")
-        return value
-
-    def ids(self, key: str, vocab_size: int) -> frozenset[int]:
-        """A token id or a list of 1 to 64 of them; none where the key is missing or null."""
-        value = self.document.get(key)
-        if value is None:
-            return frozenset()
-        found = value if isinstance(value, list) else [value]
-        if not 1 <= len(found) <= 64 or not all(
-            isinstance(item, int) and not isinstance(item, bool) and 0 <= item < vocab_size for item in found
-        ):
-            self.refuse(key, value, f"a token id below {vocab_size}, or a list of 1 to 64")
-        return frozenset(found)
-
-
-def read_config(
-    document: Mapping[str, Any], *, what: str = "config.json", options: Options | None = None
-) -> LlamaConfig:
-    """Check a config of `model_type` llama.
-
-    Raises:
-        UnsupportedModel: another architecture, activation, or a quantisation that is not MLX's.
-        InvalidModel: a value out of its range; no memory has been taken for it.
-        UnsupportedRequest: an option out of its range.
-    """
-    fields = Fields(document, what, options)
-    model_type = fields.document.get("model_type")
-    if model_type != "llama":
-        raise UnsupportedModel(f"'{what}': 'model_type' is {shown(model_type)}, this engine runs 'llama'")
-    activation = fields.document.get("hidden_act", "silu")
-    if activation != "silu":
-        raise UnsupportedModel(f"'{what}': 'hidden_act' is {shown(activation)}, this engine runs 'silu'")
-    hidden = fields.integer("hidden_size", 1, 65536)
-    heads = fields.integer("num_attention_heads", 1, 1024)
-    kv_heads = fields.integer("num_key_value_heads", 1, heads, default=heads)
-    if heads % kv_heads:
-        fields.refuse("num_key_value_heads", kv_heads, f"a divisor of 'num_attention_heads', which is {heads}")
-    if fields.document.get("head_dim") is None and hidden % heads:
-        fields.refuse("num_attention_heads", heads, f"a divisor of 'hidden_size', which is {hidden}")
-    head_dim = fields.integer("head_dim", 2, 1024, default=hidden // heads)
-    if head_dim % 2:
-        fields.refuse("head_dim", head_dim, "an even number")
-    vocab_size = fields.integer("vocab_size", 1, 2**20)
-    positions = fields.integer("max_position_embeddings", 1, 2**26, default=2048)
-    dtype = fields.document.get("torch_dtype", fields.document.get("dtype"))
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        intermediate_size=fields.integer("intermediate_size", 1, 2**20),
-        num_hidden_layers=fields.integer("num_hidden_layers", 1, 1000),
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        rms_norm_eps=fields.number("rms_norm_eps", 1e-12, 1.0, default=1e-6),
-        max_position_embeddings=positions,
-        rope=read_rope(fields, head_dim=head_dim, positions=positions),
-        tie_word_embeddings=fields.flag("tie_word_embeddings", False),
-        attention_bias=fields.flag("attention_bias", False),
-        mlp_bias=fields.flag("mlp_bias", False),
-        eos_token_ids=fields.ids("eos_token_id", vocab_size),
-        quantization=read_quantization(fields),
-        dtype=dtype if dtype in _DTYPES else None,
-    )
-    return config
-
-
-def shown(value: object) -> str:
-    """A value for a message: one line of printable ASCII, cut at 60 characters."""
-    if value is None:
-        return "missing"
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        return dataclasses.replace(self, layers=tuple(map(changed, self.layers)))

@@ -40,8 +40,8 @@ class Conversations:
             if mine != theirs:
                 break
             shared += 1
-        held.cache.length = shared
-        return held.cache if shared else None
+        # A window may have dropped what the tokens after the common ones must see; then all is computed again.
+        return held.cache if shared and held.cache.rewind(shared) else None
 
     def put(self, key: str, cache: KVCache, tokens: Sequence[int], regime: Regime) -> None:
         """Keep a cache that holds `tokens`, all rotated under one regime."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from metalchat_engine_mlx.config import Fields
+from metalchat_engine_mlx.fields import Fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

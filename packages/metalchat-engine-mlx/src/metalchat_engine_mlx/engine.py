@@ -28,7 +28,7 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class MlxEngine:
-    """Llama models in the safetensors and GGUF formats, on Apple, NVIDIA and CPU devices."""
+    """Decoders of many families in the safetensors and GGUF formats, on Apple, NVIDIA and CPU devices."""
 
     spi_version: ClassVar[int] = SPI_VERSION
 
@@ -44,7 +44,7 @@ class MlxEngine:
         value_bytes = 4 if on_cpu else _BYTES[checkpoint.dtype]
         return Inspection(
             loadable=True,
-            architecture="llama",
+            architecture=checkpoint.config.model_type,
             parameters=checkpoint.parameters,
             dtype=checkpoint.dtype,
             quantization=checkpoint.quantization,

@@ -21,7 +21,7 @@ from metalchat_engine import (
 )
 
 from metalchat_engine_mlx.cache import KVCache
-from metalchat_engine_mlx.models.llama import Llama
+from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -53,11 +53,14 @@ class Plan:
 
 
 class Answer:
-    """Runs a plan on a model. `tokens` are those whose keys and values the cache holds, once a step is over."""
+    """Runs a plan on a model. `tokens` are those whose keys and values the cache holds, once a step is over.
+
+    `regime` is that of the prompt, or of all tokens where they were computed again.
+    """
 
     def __init__(
         self,
-        model: Llama,
+        model: Decoder,
         plan: Plan,
         cache: KVCache,
         sampler: Sampler,
@@ -70,6 +73,7 @@ class Answer:
         self._stop = StopStrings((*plan.stop, *plan.own_stop))
         self._known = list(plan.tokens)
         self._sampled: list[SampledToken] = []
+        self.regime = model.config.regime(len(plan.tokens))
 
     @property
     def tokens(self) -> list[int]:
@@ -80,7 +84,7 @@ class Answer:
         total, cached = len(plan.tokens), self.cache.length
         if cached:
             yield PromptProgress(processed=cached, total=total)
-        regime = self._model.config.rope.regime(total)
+        regime = self.regime
         start = cached
         while total - start > plan.chunk:
             with self._turn():
@@ -135,8 +139,16 @@ class Answer:
         )
 
     def _following(self, draw: Draw) -> Draw:
-        regime = self._model.config.rope.regime(self.cache.length + 1)
-        return self._draw(self._model(draw.token.reshape(1), self.cache, regime))
+        config = self._model.config
+        regime = config.regime(self.cache.length + 1)
+        token = draw.token.reshape(1)
+        if config.recomputes and regime != self.regime:
+            known = mx.concatenate([mx.array(self._known), token.astype(mx.int32)])
+            logits, self.cache = self._model.again(known, regime, self._plan.chunk)
+            self.regime = regime
+        else:
+            logits = self._model(token, self.cache, regime)
+        return self._draw(logits)
 
     def _draw(self, logits: mx.array) -> Draw:
         draw = Draw(self._sampler(logits))

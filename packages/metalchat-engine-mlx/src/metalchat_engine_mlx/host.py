@@ -10,14 +10,19 @@ kernel.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 
 from metalchat_engine_mlx import blas
-from metalchat_engine_mlx.device import FeedForward, Packed, Part, Rows, SideBySide, gated
+from metalchat_engine_mlx.activations import gated
+from metalchat_engine_mlx.config import Activation
+from metalchat_engine_mlx.device import FeedForward, Gated, Mixture, Packed, Part, Rows, SideBySide
+from metalchat_engine_mlx.host_experts import HostExperts
+from metalchat_engine_mlx.host_maps import Half, Rowwise, Transposed, Unpacked, Wide
 from metalchat_engine_mlx.parameters import Matrix, join
 from metalchat_engine_mlx.pool import Pool
+from metalchat_engine_mlx.scores import capped, seen
 
 # Handing work to another stream and waiting for it costs about as much as this many weights.
 SPLIT = 1_500_000
@@ -54,23 +59,32 @@ class HostBlocks:
             return SideBySide([self.linear([matrix]) for matrix in matrices])
         return self._map(joined, split=joined.rows * joined.columns >= self._split)
 
-    def feed_forward(self, gate: Matrix, up: Matrix, down: Matrix) -> Part:
-        inner, ways = gate.rows, len(self._streams)
+    def feed_forward(self, gate: Matrix | None, up: Matrix, down: Matrix, activation: Activation) -> Part:
+        firsts = [up] if gate is None else [gate, up]
+        gated = partial(_gated, activation)
+        inner, ways = up.rows, len(self._streams)
         cut = inner // ways
         # Halves of a packed matrix begin where a group does, and their rows can be packed again.
-        unit = max([32, *(m.packing.group_size for m in (gate, up, down) if m.packing)])
+        unit = max([32, *(matrix.packing.group_size for matrix in (*firsts, down) if matrix.packing)])
         # What NumPy multiplies, its own threads share.
-        by_streams = ways > 1 and all(self._map_type(matrix) in (Transposed, Wide) for matrix in (gate, up, down))
-        if not by_streams or cut % unit or inner % ways or inner * gate.columns * 3 < self._split:
-            return FeedForward(self.linear([gate, up]), self.linear([down]), _gated)
-        shards = []
-        for start in range(0, inner, cut):
-            gate_up = join([gate.select_rows(start, start + cut), up.select_rows(start, start + cut)])
-            if gate_up is None:
-                return FeedForward(self.linear([gate, up]), self.linear([down]), _gated)
-            shards.append((self._map(gate_up), self._map(down.select_columns(start, start + cut))))
+        by_streams = ways > 1 and all(self._map_type(matrix) in (Transposed, Wide) for matrix in (*firsts, down))
+        weights = inner * up.columns * (len(firsts) + 1)
+        shards: list[tuple[Part, Part]] = []
+        if by_streams and not (cut % unit or inner % ways or weights < self._split):
+            for start in range(0, inner, cut):
+                first = join([matrix.select_rows(start, start + cut) for matrix in firsts])
+                if first is None:
+                    shards.clear()
+                    break
+                shards.append((self._map(first), self._map(down.select_columns(start, start + cut))))
+        if not shards:
+            return FeedForward(self.linear(firsts), self.linear([down]), gated, is_gated=gate is not None)
         bias = None if down.bias is None else self.vector(down.bias)
-        return SplitFeedForward(shards, bias, self._streams)
+        return SplitFeedForward(shards, bias, self._streams, gated, is_gated=gate is not None)
+
+    def experts(self, gate: Matrix, up: Matrix, down: Matrix, activation: Activation) -> Mixture:
+        stacks = [self._plain(matrix) for matrix in (gate, up, down)]
+        return HostExperts(stacks, partial(_gated, activation), self._map_row_by_row)
 
     def embedding(self, matrix: Matrix, *, tied: bool) -> tuple[Part, Part | None]:
         if not tied:
@@ -84,10 +98,22 @@ class HostBlocks:
     def vector(self, values: mx.array) -> mx.array:
         return values.astype(mx.float32)
 
-    def attention(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+    def attention(
+        self,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        scale: float,
+        *,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> mx.array:
+        keys, values = seen(keys, values, queries.shape[2], window)
         if queries.shape[2] == 1 and keys.shape[2] < LONG:
+            if softcap is not None:
+                return capped(queries, keys, values, scale, softcap)
             return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale)
-        return blas.attention(queries, keys, values, scale, self._pool)
+        return blas.attention(queries, keys, values, scale, self._pool, window=window, softcap=softcap)
 
     def _map(self, matrix: Matrix, *, split: bool = False) -> Part:
         streams = self._streams if split else self._streams[:1]
@@ -98,6 +124,12 @@ class HostBlocks:
         if kind is Wide:
             return Wide(plain, streams, self._pool)
         return Half(plain, self._pool) if kind is Half else Unpacked(plain, self._pool)
+
+    def _map_row_by_row(self, plain: Matrix) -> Part:
+        """A map whose weights stay as they lie."""
+        if plain.packing:
+            return Unpacked(plain, self._pool)
+        return Rowwise(plain, self._pool) if plain.weight.dtype == mx.float32 else Half(plain, self._pool)
 
     def _map_type(self, matrix: Matrix) -> "type[Transposed | Unpacked | Wide | Half]":
         if matrix.packing:
@@ -120,209 +152,31 @@ class HostBlocks:
             weight = matrix.weight if self._dtype is None else matrix.weight.astype(self._dtype)
             return Matrix(weight=weight, bias=None if matrix.bias is None else matrix.bias.astype(mx.float32))
 
-        def wide(array: mx.array | None) -> mx.array | None:
-            return None if array is None else array.astype(mx.float32)
-
-        return Matrix(
-            weight=matrix.weight,
-            bias=wide(matrix.bias),
-            packing=matrix.packing,
-            scales=wide(matrix.scales),
-            biases=wide(matrix.biases),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Share:
-    """What one stream does of a transposed matrix: the groups from `start` to `stop`. All arrays are views."""
-
-    start: int
-    stop: int
-    stream: mx.Stream
-    ones: mx.array
-    zeros: mx.array
-    weight: mx.array
-    scales: mx.array
-    biases: mx.array
-
-
-class Transposed:
-    """x W^T + b for W packed in 4 or 8 bits.
-
-    W^T is kept as [groups, group size, rows], packed along its rows, so that MLX multiplies whole numbers with unit
-    scales, one group of inputs at a time; the groups' sums are then scaled and added: with q the whole numbers,
-
-        y[n] = sum over g of scale[g, n] * (sum over k in g of x[k] q[k, n]) + bias[g, n] * (sum over k in g of x[k])
-    """
-
-    def __init__(
-        self, matrix: Matrix, unit: tuple[mx.array, mx.array], streams: Sequence[mx.Stream], pool: Pool
-    ) -> None:
-        packing, scales, biases = matrix.packing, matrix.scales, matrix.biases
-        if packing is None or scales is None or biases is None:
-            raise TypeError("only a packed matrix is transposed")
-        self.bits, self.group = packing.bits, packing.group_size
-        self.rows = matrix.rows
-        groups = matrix.columns // self.group
-        self.weight = blas.transpose(matrix.weight, self.bits).reshape(groups, self.group, -1)
-        self.scales = mx.contiguous(scales.astype(mx.float32).T).reshape(groups, 1, self.rows)
-        self.biases = mx.contiguous(biases.astype(mx.float32).T)
-        self.bias = None if matrix.bias is None else matrix.bias.astype(mx.float32)
-        self._across = self.rows // unit[0].shape[2]
-        mx.eval(self.arrays())
-        ways = min(len(streams), groups)
-        bounds = [groups * way // ways for way in range(ways + 1)]
-        self._parts: list[_Share] = []
-        for start, stop, stream in zip(bounds[:-1], bounds[1:], streams, strict=False):
-            share = _Share(
-                start=start,
-                stop=stop,
-                stream=stream,
-                ones=mx.broadcast_to(unit[0], (stop - start, *unit[0].shape[1:])),
-                zeros=mx.broadcast_to(unit[1], (stop - start, *unit[1].shape[1:])),
-                weight=self.weight[start:stop],
-                scales=self.scales[start:stop],
-                biases=self.biases[start:stop],
-            )
-            mx.eval(share.ones, share.zeros, share.weight, share.scales, share.biases)
-            self._parts.append(share)
-        self._pool = pool
-
-    def __call__(self, x: mx.array) -> mx.array:
-        if x.shape[0] > 1:
-            y = blas.multiply_packed(
-                blas.view(x),
-                blas.view(self.weight),
-                blas.view(self.scales),
-                blas.view(self.biases),
-                self.bits,
-                self._pool,
-            )
-            return blas.array(y if self.bias is None else y + blas.view(self.bias))
-        grouped = x.reshape(-1, 1, self.group)
-        sums = mx.sum(grouped, axis=2).reshape(1, -1)
-        if len(self._parts) == 1:
-            y = self._part(grouped, sums, self._parts[0])
-        else:
-            # The other streams first, so that they start while this one is still given its own work.
-            pieces = []
-            for part in reversed(self._parts):
-                with mx.stream(part.stream):
-                    pieces.append(self._part(grouped[part.start : part.stop], sums[:, part.start : part.stop], part))
-            y = pieces[0]
-            for piece in pieces[1:]:
-                y = y + piece
-        return y if self.bias is None else y + self.bias
-
-    def embed(self, x: mx.array) -> mx.array:
-        """The rows of W that the ids x [tokens] name: [tokens, columns]."""
-        per_word = 32 // self.bits
-        words = mx.take(self.weight, x // per_word, axis=2)
-        shift = (x % per_word * self.bits).astype(mx.uint32)
-        numbers = mx.bitwise_and(mx.right_shift(words, shift), 2**self.bits - 1).astype(mx.float32)
-        rows = numbers * mx.take(self.scales, x, axis=2) + mx.take(self.biases, x, axis=1)[:, None, :]
-        return mx.contiguous(rows.reshape(-1, x.shape[0]).T)
-
-    def arrays(self) -> list[mx.array]:
-        return [self.weight, self.scales, self.biases, *([] if self.bias is None else [self.bias])]
-
-    def _part(self, grouped: mx.array, sums: mx.array, part: "_Share") -> mx.array:
-        products = mx.quantized_matmul(
-            grouped, part.weight, part.ones, part.zeros, transpose=False, group_size=self._across, bits=self.bits
-        )
-        return mx.addmm(mx.sum(products * part.scales, axis=0), sums, part.biases)
-
-
-class Wide:
-    """x W^T + b for a plain float32 W, which lies transposed."""
-
-    def __init__(self, matrix: Matrix, streams: Sequence[mx.Stream], pool: Pool) -> None:
-        self.weight = mx.contiguous(matrix.weight.T)
-        self.bias = matrix.bias
-        mx.eval(self.arrays())
-        columns = matrix.columns
-        ways = min(len(streams), columns)
-        bounds = [columns * way // ways for way in range(ways + 1)]
-        self._parts = [
-            (start, stop, stream, self.weight[start:stop])
-            for start, stop, stream in zip(bounds[:-1], bounds[1:], streams, strict=False)
-        ]
-        mx.eval([part[3] for part in self._parts])
-        self._pool = pool
-
-    def __call__(self, x: mx.array) -> mx.array:
-        if x.shape[0] > 1:
-            y = blas.multiply_wide(blas.view(x), blas.view(self.weight), self._pool)
-            return blas.array(y if self.bias is None else y + blas.view(self.bias))
-        pieces: list[mx.array] = []
-        for start, stop, stream, weight in reversed(self._parts):
-            with mx.stream(stream):
-                pieces.append(x[:, start:stop] @ weight)
-        y = pieces[0]
-        for piece in pieces[1:]:
-            y = y + piece
-        return y if self.bias is None else y + self.bias
-
-    def embed(self, x: mx.array) -> mx.array:
-        """The rows of W that the ids x [tokens] name: [tokens, columns]."""
-        return mx.contiguous(mx.take(self.weight, x, axis=1).T)
-
-    def arrays(self) -> list[mx.array]:
-        return [self.weight, *([] if self.bias is None else [self.bias])]
-
-
-class Half:
-    """x W^T + b for a plain W of float16 or bfloat16, widened piece by piece. MLX would round x and y to 16 bits."""
-
-    def __init__(self, matrix: Matrix, pool: Pool) -> None:
-        self.weight, self.bias, self._pool = mx.contiguous(matrix.weight), matrix.bias, pool
-        self._bits = self.weight.view(mx.uint16)
-        mx.eval(self.arrays(), self._bits)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        is_bfloat16 = self.weight.dtype == mx.bfloat16
-        y = blas.multiply_halves(blas.view(x), blas.view(self._bits), self._pool, is_bfloat16=is_bfloat16)
-        return blas.array(y if self.bias is None else y + blas.view(self.bias))
-
-    def embed(self, x: mx.array) -> mx.array:
-        """The rows of W that the ids x [tokens] name: [tokens, columns]."""
-        return self.weight[x].astype(mx.float32)
-
-    def arrays(self) -> list[mx.array]:
-        return [self.weight, *([] if self.bias is None else [self.bias])]
-
-
-class Unpacked:
-    """x W^T + b for W packed in a way that cannot be transposed: one token as `Packed` does, many by BLAS."""
-
-    def __init__(self, matrix: Matrix, pool: Pool) -> None:
-        self._packed, self._rows, self._pool = Packed(matrix), Rows(matrix), pool
-        self._matrix = matrix
-
-    def __call__(self, x: mx.array) -> mx.array:
-        if x.shape[0] == 1:
-            return self._packed(x)
-        y = blas.multiply_rows(blas.view(x), lambda rows: blas.view(self._rows(rows)), self._matrix.rows, self._pool)
-        return blas.array(y if self._matrix.bias is None else y + blas.view(self._matrix.bias))
-
-    def arrays(self) -> list[mx.array]:
-        return self._matrix.arrays()
+        return matrix.cast(mx.float32)
 
 
 class SplitFeedForward:
-    """The SwiGLU block with its inner features dealt out to the streams, which meet once, in the sum at the end."""
+    """A feed-forward with its inner features dealt out to the streams, which meet once, in the sum at the end."""
 
     def __init__(
-        self, shards: Sequence[tuple[Part, Part]], bias: mx.array | None, streams: Sequence[mx.Stream]
+        self,
+        shards: Sequence[tuple[Part, Part]],
+        bias: mx.array | None,
+        streams: Sequence[mx.Stream],
+        gated: Gated,
+        *,
+        is_gated: bool,
     ) -> None:
         self._shards, self._bias, self._streams = shards, bias, streams
+        self._gated, self._is_gated = gated, is_gated
 
     def __call__(self, x: mx.array) -> mx.array:
         pieces = []
-        for (gate_up, down), stream in reversed(list(zip(self._shards, self._streams, strict=True))):
+        for (first, down), stream in reversed(list(zip(self._shards, self._streams, strict=True))):
             with mx.stream(stream):
-                gate, up = mx.split(gate_up(x), 2, axis=-1)
-                pieces.append(down(_gated(gate, up)))
+                inner = first(x)
+                inner = self._gated(*mx.split(inner, 2, axis=-1)) if self._is_gated else self._gated(inner)
+                pieces.append(down(inner))
         y = pieces[0]
         for piece in pieces[1:]:
             y = y + piece
@@ -359,7 +213,9 @@ class Widened:
         return self._part.arrays()
 
 
-def _gated(gate: mx.array, up: mx.array) -> mx.array:
-    if gate.shape[0] > 1:
-        return blas.array(blas.gated(blas.view(gate), blas.view(up)))
-    return gated(gate, up)
+def _gated(activation: Activation, x: mx.array, up: mx.array | None = None) -> mx.array:
+    if x.shape[0] > 1:
+        y = blas.gated(activation, blas.view(x), None if up is None else blas.view(up))
+        if y is not None:
+            return blas.array(y)
+    return gated(activation, x, up)

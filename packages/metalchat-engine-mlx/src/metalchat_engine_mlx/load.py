@@ -1,6 +1,5 @@
 """From checked headers to a model in memory."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -8,12 +7,12 @@ import mlx.core as mx
 from metalchat_engine import EngineSettings, InvalidModel, OutOfMemory, UnsupportedRequest
 
 from metalchat_engine_mlx.checkpoint import Checkpoint
-from metalchat_engine_mlx.config import LlamaConfig
+from metalchat_engine_mlx.config import ModelConfig
+from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.device import Blocks, DeviceBlocks
 from metalchat_engine_mlx.generate import numbers
 from metalchat_engine_mlx.host import HostBlocks, default_threads
 from metalchat_engine_mlx.model import MlxModel
-from metalchat_engine_mlx.models.llama import Llama
 from metalchat_engine_mlx.parameters import Parameters
 from metalchat_engine_mlx.settings import MlxSettings, capabilities
 from metalchat_engine_mlx.streams import borrow, give_back
@@ -38,7 +37,7 @@ def load_model(
         mx.set_cache_limit(_HOST_CACHE)
     try:
         with mx.stream(streams[0]):
-            llama = _build(checkpoint, _blocks(checkpoint, own, streams, on_cpu=on_cpu))
+            decoder = _build(checkpoint, _blocks(checkpoint, own, streams, on_cpu=on_cpu))
         found = prompt()
     except BaseException:
         give_back(streams)
@@ -47,7 +46,7 @@ def load_model(
     mx.reset_peak_memory()
     longest = checkpoint.config.context_length
     return MlxModel(
-        llama,
+        decoder,
         found,
         name=checkpoint.name,
         defaults=checkpoint.defaults,
@@ -76,10 +75,10 @@ def _blocks(checkpoint: Checkpoint, own: MlxSettings, streams: Sequence[mx.Strea
     return DeviceBlocks(_DTYPES[own.dtype or checkpoint.dtype])
 
 
-def _build(checkpoint: Checkpoint, blocks: Blocks) -> Llama:
+def _build(checkpoint: Checkpoint, blocks: Blocks) -> Decoder:
     try:
         config, parameters = _read(checkpoint)
-        return Llama(config, parameters, blocks)
+        return Decoder(config, parameters, blocks)
     except MemoryError as error:
         raise OutOfMemory(f"'{checkpoint.name}' does not fit in memory") from error
     except (OSError, RuntimeError, ValueError) as error:
@@ -89,7 +88,7 @@ def _build(checkpoint: Checkpoint, blocks: Blocks) -> Llama:
         raise InvalidModel(f"'{checkpoint.name}' could not be loaded: {reason}") from error
 
 
-def _read(checkpoint: Checkpoint) -> tuple[LlamaConfig, Parameters]:
+def _read(checkpoint: Checkpoint) -> tuple[ModelConfig, Parameters]:
     config = checkpoint.config
     arrays: dict[str, mx.array] = {}
     if checkpoint.gguf is None:
@@ -101,12 +100,12 @@ def _read(checkpoint: Checkpoint) -> tuple[LlamaConfig, Parameters]:
         if any(arrays[name].shape != tensor.shape for name, tensor in checkpoint.tensors.items()):
             raise InvalidModel(f"'{checkpoint.name}' was changed while it was being loaded")
         if config.tie_word_embeddings:
-            arrays = {name: array for name, array in arrays.items() if not name.startswith("lm_head.")}
+            arrays = {name: array for name, array in arrays.items() if not name.startswith(f"{config.head}.")}
     else:
         from metalchat_engine_mlx.gguf.weights import load_weights
 
         arrays = load_weights(checkpoint.gguf.path, checkpoint.gguf)
         if checkpoint.factors:
             factors = tuple(numbers(arrays.pop("rope_freqs")))
-            config = dataclasses.replace(config, rope=dataclasses.replace(config.rope, factors=(factors,)))
+            config = config.with_factors(factors)
     return config, Parameters(arrays, checkpoint.packings)

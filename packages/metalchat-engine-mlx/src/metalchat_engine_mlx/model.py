@@ -24,9 +24,9 @@ from metalchat_engine import (
 )
 
 from metalchat_engine_mlx.conversations import Conversations
+from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.defaults import Defaults
 from metalchat_engine_mlx.generate import Answer, Plan
-from metalchat_engine_mlx.models.llama import Llama
 from metalchat_engine_mlx.sampling import Sampler
 from metalchat_engine_mlx.streams import give_back
 from metalchat_engine_mlx.turns import Turns
@@ -42,7 +42,7 @@ class MlxModel:
 
     def __init__(
         self,
-        llama: Llama,
+        decoder: Decoder,
         prompt: "Prompt",
         *,
         name: str,
@@ -55,7 +55,7 @@ class MlxModel:
         quantization: str | None,
         capabilities: Capabilities,
     ) -> None:
-        self._llama: Llama | None = llama
+        self._decoder: Decoder | None = decoder
         self._prompt = prompt
         self._defaults = defaults
         self._streams = streams
@@ -63,17 +63,18 @@ class MlxModel:
         self._conversations = Conversations(conversations)
         self._turns = Turns()
         self._closed = threading.Event()
-        self._stop_ids = llama.config.eos_token_ids | defaults.eos_token_ids | prompt.stop_ids
-        self._weights_bytes = llama.nbytes
+        self._stop_ids = decoder.config.eos_token_ids | defaults.eos_token_ids | prompt.stop_ids
+        self._weights_bytes = decoder.nbytes
         self._name, self._dtype, self._quantization = name, dtype, quantization
-        self._vocab_size, self._context_length = llama.config.vocab_size, context_length
+        self._vocab_size, self._context_length = decoder.config.vocab_size, context_length
+        self._architecture = decoder.config.model_type
         self._capabilities = capabilities
 
     @property
     def info(self) -> ModelInfo:
         return ModelInfo(
             name=self._name,
-            architecture="llama",
+            architecture=self._architecture,
             context_length=self._context_length,
             vocab_size=self._vocab_size,
             dtype=self._dtype,
@@ -118,7 +119,7 @@ class MlxModel:
             return
         self._closed.set()
         with self._turns:
-            self._llama = None
+            self._decoder = None
             self._conversations.clear()
             give_back(self._streams)
             mx.clear_cache()
@@ -160,8 +161,8 @@ class MlxModel:
         from metalchat_prompt import PromptError
 
         with self._turn():
-            llama = self._llama
-            if llama is None:
+            decoder = self._decoder
+            if decoder is None:
                 raise ModelClosed(f"model '{self._name}' is closed")
             seed = request.sampling.seed
             sampler = Sampler(
@@ -171,20 +172,20 @@ class MlxModel:
                 vocab_size=self._vocab_size,
                 seed=secrets.randbits(SEED_BITS) if seed is None else seed,
             )
-        rope = llama.config.rope
-        regime = rope.regime(len(plan.tokens))
+        config = decoder.config
+        regime = config.regime(len(plan.tokens))
         key = request.conversation
         cache = None if key is None else self._conversations.take(key, plan.tokens, regime)
         answer = Answer(
-            llama,
+            decoder,
             plan,
-            cache or llama.new_cache(),
+            cache or decoder.new_cache(),
             sampler,
             self._prompt.detokenizer(),
             self._prompt.tokenizer,
             self._turn,
         )
-        del cache, llama, sampler
+        del cache, decoder, sampler
         kept = False
         try:
             yield from answer.events()
@@ -196,8 +197,9 @@ class MlxModel:
             raise InvalidModel(f"model '{self._name}': {error}") from error
         finally:
             # A cache is worth keeping if no step was broken off, and if all its tokens were rotated alike.
-            if key is not None and kept and rope.regime(len(answer.tokens)) == regime and not self._closed.is_set():
-                self._conversations.put(key, answer.cache, answer.tokens, regime)
+            alike = config.regime(len(answer.tokens)) == answer.regime
+            if key is not None and kept and alike and not self._closed.is_set():
+                self._conversations.put(key, answer.cache, answer.tokens, answer.regime)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -1,9 +1,11 @@
 """The arrays of a checkpoint, handed out module by module so that what was used can be freed."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+from metalchat_engine import InvalidModel
 
 from metalchat_engine_mlx.quantization import Packing
 
@@ -13,6 +15,7 @@ class Matrix:
     """The weight of a linear map: `rows` outputs, `columns` inputs, and a bias for each row or None.
 
     With a packing, `weight` is uint32 [rows, columns * bits / 32], scales and biases are [rows, columns / group_size].
+    Those of experts are stacked: one more axis comes first.
     """
 
     weight: mx.array
@@ -23,25 +26,41 @@ class Matrix:
 
     @property
     def rows(self) -> int:
-        return self.weight.shape[0]
+        return self.weight.shape[-2]
 
     @property
     def columns(self) -> int:
-        return self.weight.shape[1] if self.packing is None else self.weight.shape[1] * 32 // self.packing.bits
+        width = self.weight.shape[-1]
+        return width if self.packing is None else width * 32 // self.packing.bits
 
     def arrays(self) -> list[mx.array]:
         return [array for array in (self.weight, self.bias, self.scales, self.biases) if array is not None]
 
     def select_rows(self, start: int, stop: int) -> "Matrix":
-        def cut(array: mx.array | None) -> mx.array | None:
-            return None if array is None else array[start:stop]
+        return self._each(lambda array: array[start:stop])
+
+    def take_rows(self, rows: mx.array) -> "Matrix":
+        return self._each(lambda array: array[rows])
+
+    def expert(self, number: int) -> "Matrix":
+        """One of the stack; a view where the stack has been evaluated."""
+        return self._each(lambda array: array[number])
+
+    def cast(self, dtype: mx.Dtype) -> "Matrix":
+        """All that is not packed in another dtype."""
+        weight = self.weight if self.packing else self.weight.astype(dtype)
+        return dataclasses.replace(self._each(lambda array: array.astype(dtype)), weight=weight)
+
+    def _each(self, change: Callable[[mx.array], mx.array]) -> "Matrix":
+        def changed(array: mx.array | None) -> mx.array | None:
+            return None if array is None else change(array)
 
         return Matrix(
-            weight=self.weight[start:stop],
-            bias=cut(self.bias),
+            weight=change(self.weight),
+            bias=changed(self.bias),
             packing=self.packing,
-            scales=cut(self.scales),
-            biases=cut(self.biases),
+            scales=changed(self.scales),
+            biases=changed(self.biases),
         )
 
     def select_columns(self, start: int, stop: int) -> "Matrix":
@@ -103,4 +122,29 @@ class Parameters:
             packing=self._packings.get(module),
             scales=self._arrays.pop(f"{module}.scales", None),
             biases=self._arrays.pop(f"{module}.biases", None),
+        )
+
+    def stack(self, module: str, single: str, count: int) -> Matrix:
+        """The matrices of `count` experts: stored as one, or each by itself under `single` with its number for {}.
+
+        Raises InvalidModel where some are packed otherwise than others.
+        """
+        if f"{module}.weight" in self._arrays:
+            return self.matrix(module)
+        found = [self.matrix(single.format(expert)) for expert in range(count)]
+        first = found[0]
+        if any(
+            matrix.packing != first.packing or (matrix.scales is None) != (first.scales is None) for matrix in found
+        ):
+            raise InvalidModel(f"the experts of '{single.format(0)}' are quantised in different ways")
+
+        def stacked(arrays: Sequence[mx.array | None]) -> mx.array | None:
+            given = [array for array in arrays if array is not None]
+            return mx.stack(given) if given else None
+
+        return Matrix(
+            weight=mx.stack([matrix.weight for matrix in found]),
+            packing=first.packing,
+            scales=stacked([matrix.scales for matrix in found]),
+            biases=stacked([matrix.biases for matrix in found]),
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from metalchat_engine import UnsupportedModel
 
 if TYPE_CHECKING:
-    from metalchat_engine_mlx.config import Fields
+    from metalchat_engine_mlx.fields import Fields
 
 GROUP_SIZES = (32, 64, 128)
 BITS = (2, 3, 4, 5, 6, 8)

@@ -1,17 +1,17 @@
-"""Rotary position embeddings: the periods of every kind that Llama checkpoints use, in plain Python.
+"""Rotary position embeddings: the periods of every kind that checkpoints use, in plain Python.
 
 The kinds are those of `rope_scaling` (or, from transformers 5 on, `rope_parameters`) in config.json: default, linear,
 dynamic (NTK-aware), yarn (arXiv 2309.00071), longrope (arXiv 2402.13753) and llama3.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from metalchat_engine import UnsupportedModel
 
-if TYPE_CHECKING:
-    from metalchat_engine_mlx.config import Fields
+from metalchat_engine_mlx.fields import Fields
 
 Kind = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
 Regime = int | None
@@ -99,34 +99,46 @@ class Rope:
         return low, high if high != low else high + 0.001
 
 
-def read_rope(fields: "Fields", *, head_dim: int, positions: int) -> Rope:
+def read_rope(
+    fields: Fields,
+    *,
+    head_dim: int,
+    positions: int,
+    theta: float = 10000.0,
+    theta_key: str = "rope_theta",
+    partial: float | None = None,
+    partial_key: str = "partial_rotary_factor",
+    layer_type: str | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> Rope:
     """The rope of a config, in either of its two forms.
 
-    Raises UnsupportedModel for a kind that Llama does not use, InvalidModel for values out of range.
-    """
-    from metalchat_engine_mlx.config import Fields, shown
+    `theta` is the family's own where the config does not say. With `partial`, its default, a share of each head may be
+    rotated; else whole heads are. `layer_type` picks one of several ropes in `rope_parameters`. `aliases` are other
+    names of kinds.
 
-    name = "rope_scaling" if fields.document.get("rope_parameters") is None else "rope_parameters"
-    table: Any = fields.document.get(name)
-    if table is None:
-        table = dict[str, Any]()
-    if not isinstance(table, dict):
-        fields.refuse(name, table, "an object")
+    Raises UnsupportedModel for a kind that this engine does not have, InvalidModel for values out of range.
+    """
+    name, table = _table(fields, layer_type)
     inner = Fields({f"{name}.{key}": value for key, value in table.items()}, fields.what)
     kind = table.get("rope_type", table.get("type", "default"))
+    kind = (aliases or {}).get(str(kind), kind)
     if kind not in ("default", "linear", "dynamic", "yarn", "longrope", "llama3"):
-        raise UnsupportedModel(
-            f"'{fields.what}': '{name}.rope_type' is {shown(kind)}, this engine runs default, linear, dynamic, yarn,"
-            " longrope and llama3"
-        )
-    if table.get("partial_rotary_factor", fields.document.get("partial_rotary_factor")) not in (None, 1, 1.0):
-        raise UnsupportedModel(f"'{fields.what}': 'partial_rotary_factor' is not 1; a Llama rotates whole heads")
+        fields.unsupported(f"{name}.rope_type", kind, "default, linear, dynamic, yarn, longrope and llama3")
+    share = inner.number(
+        f"{name}.partial_rotary_factor", 1e-3, 1.0, fields.number(partial_key, 1e-3, 1.0, default=partial or 1.0)
+    )
+    if partial is None and share != 1.0:
+        raise UnsupportedModel(f"'{fields.what}': 'partial_rotary_factor' is not 1; this family rotates whole heads")
+    dims = int(head_dim * share)
+    if dims < 2 or dims % 2:
+        fields.refuse(partial_key, share, f"a share of {head_dim} that is even")
 
     def number(key: str, low: float, high: float, default: float | None = None) -> float:
         return inner.number(f"{name}.{key}", low, high, default)
 
-    theta = fields.number("rope_theta", 1.0, 1e12, default=10000.0)
-    if "rope_theta" not in fields.options:
+    theta = fields.number(theta_key, 1.0, 1e12, default=theta)
+    if theta_key not in fields.options:
         theta = number("rope_theta", 1.0, 1e12, default=theta)
     original = positions
     if kind in ("yarn", "longrope", "llama3"):
@@ -149,7 +161,7 @@ def read_rope(fields: "Fields", *, head_dim: int, positions: int) -> Rope:
             inner.refuse(f"{name}.high_freq_factor", rope["high_freq_factor"], "more than 'low_freq_factor'")
     elif kind == "yarn":
         if theta <= 1.0:
-            fields.refuse("rope_theta", theta, "more than 1")
+            fields.refuse(theta_key, theta, "more than 1")
         rope["beta_fast"] = number("beta_fast", 1e-3, 1e6, default=32.0)
         rope["beta_slow"] = number("beta_slow", 1e-3, 1e6, default=1.0)
         rope["truncate"] = inner.flag(f"{name}.truncate", True)
@@ -163,17 +175,30 @@ def read_rope(fields: "Fields", *, head_dim: int, positions: int) -> Rope:
         if rope["factor"] > 1.0 and original > 1:
             derived = math.sqrt(1 + math.log(rope["factor"]) / math.log(original))
         rope["attention_factor"] = number("attention_factor", 1e-3, 100.0, default=derived)
-        rope["factors"] = tuple(
-            _factors(inner, f"{name}.{key}", head_dim // 2) for key in ("short_factor", "long_factor")
-        )
-    return Rope(kind=cast(Kind, kind), dims=head_dim, theta=theta, original=original, positions=positions, **rope)
+        rope["factors"] = tuple(_factors(inner, f"{name}.{key}", dims // 2) for key in ("short_factor", "long_factor"))
+    return Rope(kind=cast(Kind, kind), dims=dims, theta=theta, original=original, positions=positions, **rope)
+
+
+def _table(fields: Fields, layer_type: str | None) -> tuple[str, dict[str, Any]]:
+    """The rope's table and its name: that of a kind of layer where there is one for each."""
+    name = "rope_scaling" if fields.document.get("rope_parameters") is None else "rope_parameters"
+    table: Any = fields.document.get(name)
+    if isinstance(table, dict) and layer_type is not None and isinstance(table.get(layer_type), dict):
+        name, table = f"{name}.{layer_type}", table[layer_type]
+    if table is None:
+        table = dict[str, Any]()
+    if not isinstance(table, dict):
+        fields.refuse(name, table, "an object")
+    if any(isinstance(value, dict) for value in table.values()):
+        fields.unsupported(name, table, "one rope for all layers of this family")
+    return name, table
 
 
 def _magnitude(factor: float, scale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
-def _factors(inner: "Fields", key: str, count: int) -> tuple[float, ...]:
+def _factors(inner: Fields, key: str, count: int) -> tuple[float, ...]:
     value = inner.document.get(key)
     if (
         not isinstance(value, list)

@@ -1,8 +1,8 @@
-"""Seeded Llama checkpoints of some hundred kilobytes."""
+"""Seeded checkpoints of some hundred kilobytes, of every family."""
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +10,16 @@ import numpy as np
 from metalchat_prompt.testing import CHATML_TEMPLATE, chatml_tokenizer_json
 from numpy.typing import NDArray
 
+from metalchat_engine_mlx.config import ExpertsSpec, NormSpec
+from metalchat_engine_mlx.models import read_config
+
 _DTYPES = {"float32": "F32", "float16": "F16", "uint16": "U16", "uint32": "U32", "int64": "I64"}
 
 
 def tiny_config(**changes: Any) -> dict[str, Any]:
-    """A config.json of a Llama with 2 layers, 4 heads that share 2 keys, and 544 tokens; `changes` replace keys.
+    """A config.json with 2 layers, 4 heads that share 2 keys, and 544 tokens; `changes` replace keys.
 
-    A change to None removes the key.
+    It is a Llama's unless `model_type` is changed too. A change to None removes the key.
     """
     config: dict[str, Any] = {
         "model_type": "llama",
@@ -118,30 +121,29 @@ def write_tiny_model(
 
 
 def _shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    hidden, inner, vocab = (config[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or hidden // heads
-    queries, keys = heads * head_dim, config.get("num_key_value_heads", heads) * head_dim
-    yield "model.embed_tokens.weight", (vocab, hidden)
-    for layer in range(config["num_hidden_layers"]):
-        name = f"model.layers.{layer}"
-        yield f"{name}.input_layernorm.weight", (hidden,)
-        yield f"{name}.post_attention_layernorm.weight", (hidden,)
-        for part, rows, columns, biased in (
-            ("self_attn.q_proj", queries, hidden, config["attention_bias"]),
-            ("self_attn.k_proj", keys, hidden, config["attention_bias"]),
-            ("self_attn.v_proj", keys, hidden, config["attention_bias"]),
-            ("self_attn.o_proj", hidden, queries, config["attention_bias"]),
-            ("mlp.gate_proj", inner, hidden, config["mlp_bias"]),
-            ("mlp.up_proj", inner, hidden, config["mlp_bias"]),
-            ("mlp.down_proj", hidden, inner, config["mlp_bias"]),
-        ):
-            yield f"{name}.{part}.weight", (rows, columns)
-            if biased:
-                yield f"{name}.{part}.bias", (rows,)
-    yield "model.norm.weight", (hidden,)
-    if not config["tie_word_embeddings"]:
-        yield "lm_head.weight", (vocab, hidden)
+    model = read_config(config)
+    yield f"{model.embedding}.weight", (model.vocab_size, model.hidden_size)
+    for layer in model.layers:
+        yield from _norms(f"{layer.name}.", layer.norms())
+        for linear in layer.linears():
+            yield f"{layer.name}.{linear.name}.weight", (linear.rows, linear.columns)
+            if linear.bias:
+                yield f"{layer.name}.{linear.name}.bias", (linear.rows,)
+        if isinstance(layer.feed_forward, ExpertsSpec):
+            block = layer.feed_forward
+            for expert in range(block.count):
+                for part in (block.gate, block.up, block.down):
+                    yield f"{layer.name}.{part.single.format(expert)}.weight", (part.shape.rows, part.shape.columns)
+    yield from _norms("", (model.norm,))
+    if not model.tie_word_embeddings:
+        yield f"{model.head}.weight", (model.vocab_size, model.hidden_size)
+
+
+def _norms(prefix: str, norms: Iterable[NormSpec]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for norm in norms:
+        yield f"{prefix}{norm.name}.weight", (norm.size,)
+        if norm.bias:
+            yield f"{prefix}{norm.name}.bias", (norm.size,)
 
 
 def _values(random: np.random.RandomState, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:

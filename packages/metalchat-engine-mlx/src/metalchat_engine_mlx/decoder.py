@@ -1,0 +1,151 @@
+"""A decoder of any family, one sequence at a time."""
+
+import mlx.core as mx
+
+from metalchat_engine_mlx.attention import Attention, Periods
+from metalchat_engine_mlx.cache import KVCache
+from metalchat_engine_mlx.config import ExpertsSpec, FeedForwardSpec, LayerSpec, ModelConfig, NormSpec
+from metalchat_engine_mlx.device import Blocks, Part
+from metalchat_engine_mlx.experts import Experts
+from metalchat_engine_mlx.norms import Norm
+from metalchat_engine_mlx.parameters import Parameters
+from metalchat_engine_mlx.rope import Regime, Rope
+
+
+class Decoder:
+    """Building it takes the arrays out of `parameters`."""
+
+    def __init__(self, config: ModelConfig, parameters: Parameters, blocks: Blocks) -> None:
+        self.config = config
+        self._blocks = blocks
+        tied = config.tie_word_embeddings or f"{config.head}.weight" not in parameters
+        self._embedding, head = blocks.embedding(parameters.matrix(config.embedding), tied=tied)
+        self._layers = [Layer(layer, index, parameters, blocks) for index, layer in enumerate(config.layers)]
+        self._norm = Norm(config.norm, "", parameters, blocks)
+        self._head: Part = head if head is not None else blocks.linear([parameters.matrix(config.head)])
+        self._ropes = config.ropes()
+        self._periods: dict[Regime, Periods] = {}
+        mx.eval(self._norm.arrays())
+        self.nbytes = sum({id(array): array.nbytes for array in self.arrays()}.values())
+
+    def arrays(self) -> list[mx.array]:
+        parts = (self._norm, self._embedding, self._head, *self._layers)
+        return [array for part in parts for array in part.arrays()]
+
+    @property
+    def scratch_bytes(self) -> int:
+        return self._blocks.scratch_bytes
+
+    def new_cache(self) -> KVCache:
+        return KVCache(self.config.windows)
+
+    def prefill(self, tokens: mx.array, cache: KVCache, regime: Regime) -> None:
+        """Write the keys and values of `tokens` [n] to the cache, and evaluate them."""
+        self._run(tokens, cache, regime, logits=False)
+        mx.eval(cache.arrays())
+
+    def __call__(self, tokens: mx.array, cache: KVCache, regime: Regime) -> mx.array:
+        """The logits [vocab_size] after the last of `tokens` [n]; all of them are written to the cache."""
+        config = self.config
+        logits = self._head(self._norm(self._run(tokens, cache, regime)))[0]
+        if config.logit_scale != 1.0:
+            logits = logits * config.logit_scale
+        if config.logit_softcap is not None:
+            logits = mx.tanh(logits / config.logit_softcap) * config.logit_softcap
+        return logits
+
+    def again(self, tokens: mx.array, regime: Regime, chunk: int) -> tuple[mx.array, KVCache]:
+        """The logits after all `tokens` [n] and a cache of its own, computed from the first on, `chunk` at a time."""
+        cache, start = self.new_cache(), 0
+        while tokens.shape[0] - start > chunk:
+            self.prefill(tokens[start : start + chunk], cache, regime)
+            start += chunk
+        return self(tokens[start:], cache, regime), cache
+
+    def _run(self, tokens: mx.array, cache: KVCache, regime: Regime, *, logits: bool = True) -> mx.array:
+        count = tokens.shape[0]
+        periods = self._periods.get(regime)
+        if periods is None:
+            # Only a dynamic rope has many regimes, one for each length; none is worth keeping.
+            if len(self._periods) > 8:
+                self._periods.clear()
+            periods = self._periods[regime] = {rope: _periods(rope, regime) for rope in self._ropes}
+        x = self._embedding(tokens)
+        if self.config.embedding_scale != 1.0:
+            x = x * self.config.embedding_scale
+        last = len(self._layers) - 1
+        for index, layer in enumerate(self._layers):
+            # Of the last layer nothing is needed but the keys and values, and the state after the last token.
+            wanted = count if index < last else int(logits)
+            x = layer(x, cache, periods, wanted)
+        cache.length += count
+        return x
+
+
+class Layer:
+    """Attention and feed-forward, each between its norms and added to its input."""
+
+    def __init__(self, spec: LayerSpec, index: int, parameters: Parameters, blocks: Blocks) -> None:
+        prefix = f"{spec.name}."
+
+        def norm(found: NormSpec | None) -> Norm | None:
+            return None if found is None else Norm(found, prefix, parameters, blocks)
+
+        self._parallel, self._residual = spec.parallel, spec.residual
+        self._attention = Attention(spec.attention, index, prefix, parameters, blocks)
+        self._feed_forward = _feed_forward(spec.feed_forward, prefix, parameters, blocks)
+        self._before_attention, self._after_attention = norm(spec.before_attention), norm(spec.after_attention)
+        self._before_feed_forward = norm(spec.before_feed_forward)
+        self._after_feed_forward = norm(spec.after_feed_forward)
+        mx.eval(self.arrays())
+
+    def arrays(self) -> list[mx.array]:
+        norms = (
+            self._before_attention,
+            self._after_attention,
+            self._before_feed_forward,
+            self._after_feed_forward,
+        )
+        parts = (self._attention, self._feed_forward, *(norm for norm in norms if norm is not None))
+        return [array for part in parts for array in part.arrays()]
+
+    def __call__(self, x: mx.array, cache: KVCache, periods: Periods, wanted: int) -> mx.array:
+        """x [n, hidden] to the states of the last `wanted` tokens; the cache gets all n."""
+        normed = x if self._before_attention is None else self._before_attention(x)
+        attended = self._attention(normed, cache, periods, wanted)
+        if attended is None:
+            return x
+        if self._after_attention is not None:
+            attended = self._after_attention(attended)
+        if wanted < x.shape[0]:
+            x = x[-wanted:]
+        if self._residual != 1.0:
+            attended = attended * self._residual
+        between = x + attended
+        inner = x if self._parallel else between
+        if self._before_feed_forward is not None:
+            inner = self._before_feed_forward(inner)
+        fed = self._feed_forward(inner)
+        if self._after_feed_forward is not None:
+            fed = self._after_feed_forward(fed)
+        return between + (fed if self._residual == 1.0 else fed * self._residual)
+
+
+def _feed_forward(spec: FeedForwardSpec | ExpertsSpec, prefix: str, parameters: Parameters, blocks: Blocks) -> Part:
+    if isinstance(spec, ExpertsSpec):
+        return Experts(spec, prefix, parameters, blocks)
+    gate, up = spec.gate, spec.up
+    if spec.fused is not None:
+        both = parameters.matrix(prefix + spec.fused.name)
+        inner = both.rows // 2
+        gates, ups = both.select_rows(0, inner), both.select_rows(inner, 2 * inner)
+    elif up is not None:
+        gates = None if gate is None else parameters.matrix(prefix + gate.name)
+        ups = parameters.matrix(prefix + up.name)
+    else:
+        raise TypeError("a feed-forward has an up projection")
+    return blocks.feed_forward(gates, ups, parameters.matrix(prefix + spec.down.name), spec.activation)
+
+
+def _periods(rope: Rope, regime: Regime) -> mx.array:
+    return mx.array(rope.periods(regime), dtype=mx.float32)

@@ -269,7 +269,7 @@ def test_the_journal_holds_ranges(make_store: Make, home: Path) -> None:
 
 def test_a_journal_of_another_kind_is_not_trusted(make_store: Make, home: Path) -> None:
     interrupted(make_store, MemoryRemote(files=FILES), 65536)
-    partial(home)[0].write_text('{"version": 1, "ranges": [[0, 10], [100, 200]]}')
+    partial(home)[0].write_text('{"version": 1, "ranges": [[100, 200], [0, 10]]}')
     remote = MemoryRemote(files=FILES)
     make_store(remote).pull(URL)
     assert remote.reads == [(NAME, 0)]

@@ -12,7 +12,7 @@ from typing import Protocol
 from metalchat_store.errors import DiskError
 
 BLOCK = 1 << 20
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULLFSYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
@@ -101,9 +101,11 @@ def write_at(descriptor: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def hash_file(descriptor: int, length: int, hashers: tuple[Hasher, ...], seen: Callable[[int], None]) -> int:
-    """Feed the first `length` bytes to all hashers; returns how many there were. `seen` gets the running count."""
-    offset = 0
+def hash_file(
+    descriptor: int, length: int, hashers: tuple[Hasher, ...], seen: Callable[[int], None], *, start: int = 0
+) -> int:
+    """Feed the bytes from `start` to `length` to all hashers; returns where they end. `seen` gets the position."""
+    offset = start
     while offset < length and (block := os.pread(descriptor, min(BLOCK, length - offset), offset)):
         for hasher in hashers:
             hasher.update(block)

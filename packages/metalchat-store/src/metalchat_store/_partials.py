@@ -10,47 +10,67 @@ import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from metalchat_store._files import create, is_link, is_running, open_regular, owner, read_file, remove, write_at
 from metalchat_store._layout import Layout
 from metalchat_store._locks import SUFFIX
+from metalchat_store._spans import Span, Spans
 
 _JOURNAL_LIMIT = 1 << 20
 _KEEP = 7 * 86400
 _WHOLE = [[0, None]]
+_BLOCK = 512  # bytes that st_blocks counts in
+_MARK = 256 << 10  # bytes after which a journal of ranges is written again
 
 
 @dataclass(slots=True)
 class Partial:
-    """An open file of which the first `length` bytes came from an earlier process."""
+    """An open file, `spans` of which came from an earlier process."""
 
     path: Path
     descriptor: int
-    length: int
+    spans: tuple[Span, ...] = ()
     validator: str | None = None
+    ranged: bool = False
+    """Whether the file may have holes, so that the journal must say which bytes are there."""
+    _record: dict[str, object] = field(default_factory=dict)
+    _length: int = 0
+    _unmarked: int = 0
 
     @property
     def journal(self) -> Path:
         """Beside the file: where it comes from, and which ranges it has."""
         return self.path.with_suffix(".json")
 
-    def note(self, facts: Mapping[str, object], validator: str | None) -> None:
-        """Write the journal. A range `[start, null]` reaches to the end of the file; there may be several ranges."""
+    def note(self, facts: Mapping[str, object], validator: str | None, spans: tuple[Span, ...] | None = None) -> None:
+        """Write the journal. `spans` are the bytes that are there; None: whatever the file has, without holes."""
         self.validator = validator
-        record = {
-            "version": 1,
-            "host": os.uname().nodename,
-            "ranges": _WHOLE,
-            "validator": validator,
-            **facts,
-        }
+        self.ranged = spans is not None
+        self._record = {"version": 1, "host": os.uname().nodename, "validator": validator, **facts}
         with suppress(FileNotFoundError):
             self.journal.unlink()
-        descriptor = create(self.journal)
+        self._length = 0
+        self._write(create(self.journal), spans)
+
+    def grown(self, spans: Spans, count: int) -> None:
+        """`count` bytes more are there, a part of `spans`; the journal says so from time to time."""
+        self._unmarked += count
+        if self._unmarked >= _MARK:
+            self.mark(spans)
+
+    def mark(self, spans: Spans) -> None:
+        """Let the journal say which bytes are there. One write in place: a kill comes before or after it."""
+        self._unmarked = 0
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._write(open_regular(self.journal, flags=flags), spans.spans)
+
+    def _write(self, descriptor: int, spans: tuple[Span, ...] | None) -> None:
         try:
-            write_at(descriptor, json.dumps(record).encode(), 0)
+            data = json.dumps(self._record | {"ranges": _WHOLE if spans is None else spans}).encode()
+            self._length = max(self._length, len(data))
+            write_at(descriptor, data.ljust(self._length), 0)
         finally:
             os.close(descriptor)
 
@@ -71,7 +91,7 @@ class Partial:
 def begin(layout: Layout, key: str) -> Partial:
     """A new, empty file for `key`."""
     path = layout.temporary(key, "part")
-    return Partial(path, create(path), 0)
+    return Partial(path, create(path))
 
 
 def resume(layout: Layout, key: str, *, alone: bool) -> Partial | None:
@@ -91,7 +111,7 @@ def resume(layout: Layout, key: str, *, alone: bool) -> Partial | None:
                 if stat.S_ISLNK(facts.st_mode):
                     raise is_link(path)
                 if alone or _abandoned(path):
-                    free.append((facts.st_size, path))
+                    free.append((_arrived(facts), path))
     best: Partial | None = None
     for _, path in sorted(free, reverse=True):
         if best is None:
@@ -139,7 +159,7 @@ def activity(layout: Layout, key: str) -> tuple[int, int | None]:
         for item in found:
             if item.name.startswith(f"{key}~") and item.name.endswith(".part"):
                 with suppress(FileNotFoundError):
-                    size = item.stat(follow_symlinks=False).st_size
+                    size = _arrived(item.stat(follow_symlinks=False))
                     total += size
                     if size > longest:
                         longest, pid = size, owner(item.name)
@@ -155,22 +175,52 @@ def _take(layout: Layout, key: str, path: Path) -> Partial | None:
     with suppress(FileNotFoundError):
         os.rename(path.with_suffix(".json"), mine.with_suffix(".json"))  # noqa: PTH104 - the same
     descriptor = open_regular(mine, flags=os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    partial = Partial(mine, descriptor, 0)
     facts = os.fstat(descriptor)
-    journal = _read(partial.journal)
-    if facts.st_nlink != 1 or journal.get("version", 1) != 1 or journal.get("ranges", _WHOLE) != _WHOLE:
-        partial.discard()
+    journal = _read(mine.with_suffix(".json"))
+    spans = _spans(journal.get("ranges", _WHOLE), facts.st_size)
+    if facts.st_nlink != 1 or journal.get("version", 1) != 1 or spans is None:
+        Partial(mine, descriptor).discard()
         return None
-    partial.length = facts.st_size
     validator = journal.get("validator")
-    partial.validator = validator if isinstance(validator, str) else None
-    return partial
+    return Partial(
+        mine,
+        descriptor,
+        spans,
+        validator if isinstance(validator, str) else None,
+        ranged=journal.get("ranges", _WHOLE) != _WHOLE,
+        _record={key: value for key, value in journal.items() if key != "ranges"},
+        _length=_size(mine.with_suffix(".json")),
+    )
+
+
+def _arrived(facts: os.stat_result) -> int:
+    """About how many bytes a file has, the holes between its ranges left out."""
+    return min(facts.st_size, facts.st_blocks * _BLOCK)
+
+
+def _spans(ranges: object, size: int) -> tuple[Span, ...] | None:
+    """The ranges of a journal, as far as the file reaches; None for what is no list of ranges in order."""
+    found: list[Span] = []
+    for item in ranges if isinstance(ranges, list) else [None]:
+        start, end = item if isinstance(item, list) and len(item) == 2 else (None, None)
+        end = size if end is None else end
+        if type(start) is not int or type(end) is not int or not (found[-1][1] if found else 0) <= start <= end:
+            return None
+        found.append((start, end))
+    return Spans((start, min(end, size)) for start, end in found).spans
 
 
 def _abandoned(path: Path) -> bool:
     pid = owner(path.name)
     here = _read(path.with_suffix(".json")).get("host") == os.uname().nodename
     return here and pid is not None and not is_running(pid)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _read(path: Path) -> dict[str, object]:

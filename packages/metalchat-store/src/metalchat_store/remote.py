@@ -145,6 +145,27 @@ class Remote(Protocol):
 
 
 @runtime_checkable
+class ReadsParts(Protocol):
+    """A remote that can give several parts of one file at once."""
+
+    def read_part(
+        self,
+        listing: Listing,
+        file: RemoteFile,
+        *,
+        start: int,
+        end: int,
+        context: RemoteContext,
+        validator: str | None = None,
+    ) -> AbstractContextManager[Body]:
+        """The bytes of `file` from `start` to before `end`; if there are no parts to be had, all of it from 0 on.
+
+        Everything else is as with `read`.
+        """
+        ...
+
+
+@runtime_checkable
 class Adopts(Protocol):
     """A remote whose files lie on this computer already."""
 

@@ -49,14 +49,26 @@ class HuggingFaceRemote:
         self, listing: Listing, file: RemoteFile, *, offset: int, context: RemoteContext, validator: str | None = None
     ) -> Iterator[Body]:
         """The bytes of `file` from `offset`, or from 0 if the server does not continue there."""
-        if file.size is None or (file.sha256 is None and file.git_sha1 is None):
-            raise IntegrityError(f"the list of '{listing.repository}' gives no size or identity for {file.path!a}")
+        transfer = self._transfer(listing, file, context)
         if offset == file.size and offset > 0:
             yield Body(offset=offset, chunks=(), validator=validator)
             return
-        model = parse_repository(listing.repository, context.kind)
-        transfer = _Transfer(self._http(context), model, listing.commit, file, context)
-        with transfer.open(offset, validator) as body:
+        with transfer.open(offset, None, validator) as body:
+            yield body
+
+    @contextmanager
+    def read_part(
+        self,
+        listing: Listing,
+        file: RemoteFile,
+        *,
+        start: int,
+        end: int,
+        context: RemoteContext,
+        validator: str | None = None,
+    ) -> Iterator[Body]:
+        """The bytes of `file` from `start` to before `end`, or all if the server gives no parts."""
+        with self._transfer(listing, file, context).open(start, end, validator) as body:
             yield body
 
     def offer(self, destination: Destination, files: Sequence[LocalFile], *, context: RemoteContext) -> Offer:
@@ -92,6 +104,12 @@ class HuggingFaceRemote:
         if own is not None:
             own.close()
 
+    def _transfer(self, listing: Listing, file: RemoteFile, context: RemoteContext) -> "_Transfer":
+        if file.size is None or (file.sha256 is None and file.git_sha1 is None):
+            raise IntegrityError(f"the list of '{listing.repository}' gives no size or identity for {file.path!a}")
+        model = parse_repository(listing.repository, context.kind)
+        return _Transfer(self._http(context), model, listing.commit, file, context)
+
     def _push(self, destination: Destination, context: RemoteContext) -> HubPush:
         http = self._http(context)
         with self._lock:
@@ -122,25 +140,29 @@ class _Transfer:
         self._size = file.size or 0
 
     @contextmanager
-    def open(self, offset: int, validator: str | None) -> Iterator[Body]:
+    def open(self, offset: int, end: int | None, validator: str | None) -> Iterator[Body]:
         """Ask at most three times: an expired address is resolved anew once, an unusable range starts over once."""
-        fresh, whole = True, offset == 0
+        fresh, whole = True, offset == 0 and end is None
+        end = self._size if end is None else end
         while True:
-            with self._ask(0 if whole else offset, validator) as stream:
+            with self._ask(0, None, None) if whole else self._ask(offset, end, validator) as stream:
                 if fresh and stream.status in _EXPIRED and stream.origin != self._model.origin:
                     fresh = False
                     continue
-                if not whole and (stream.status == 416 or not self._continues(stream, offset)):
+                if not whole and (stream.status == 416 or not self._continues(stream, offset, end)):
                     whole = True
                     continue
-                yield self._body(stream, 0 if whole or stream.status == 200 else offset)
+                if whole or stream.status == 200:
+                    yield self._body(stream, 0, self._size, part=False)
+                else:
+                    yield self._body(stream, offset, end, part=True)
                 return
 
     @contextmanager
-    def _ask(self, offset: int, validator: str | None) -> Iterator[Stream]:
+    def _ask(self, offset: int, end: int | None, validator: str | None) -> Iterator[Stream]:
         headers = {}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
+        if end is not None:
+            headers["Range"] = f"bytes={offset}-" if end == self._size else f"bytes={offset}-{end - 1}"
             if validator is not None:
                 headers["If-Range"] = validator
         sent: list[bool] = []
@@ -192,29 +214,26 @@ class _Transfer:
         if known not in (self._file.sha256, self._file.git_sha1):
             raise IntegrityError(f"the hub has other content for {self._file.path!a} than it listed")
 
-    def _continues(self, stream: Stream, offset: int) -> bool:
-        """Whether a 206 brings exactly the rest. Any other status is judged by whoever reads the body."""
+    def _continues(self, stream: Stream, offset: int, end: int) -> bool:
+        """Whether a 206 brings exactly what was asked for. Any other status is judged by whoever reads the body."""
         if stream.status != 206:
             return True
         found = _RANGE.fullmatch(stream.headers.get("content-range", ""))
-        rest = (offset, self._size - 1, self._size)
-        return found is not None and tuple(map(int, found.groups())) == rest and self._fits(stream, offset)
+        part = (offset, end - 1, self._size)
+        return found is not None and tuple(map(int, found.groups())) == part and _fits(stream, end - offset)
 
-    def _fits(self, stream: Stream, offset: int) -> bool:
-        length = stream.headers.get("content-length")
-        return length is None or (_SIZE.fullmatch(length) is not None and int(length) == self._size - offset)
-
-    def _body(self, stream: Stream, offset: int) -> Body:
+    def _body(self, stream: Stream, offset: int, end: int, *, part: bool) -> Body:
         name = self._file.path
         if stream.status not in (200, 206):
             raise self._unavailable(stream)
         stream.refuse_encoding(name)
-        if stream.status == 206 and offset == 0:
+        if stream.status == 206 and not part:
             raise IntegrityError(f"the server sent a part of {name!a} that was not asked for")
-        if not self._fits(stream, offset):
+        if not _fits(stream, end - offset):
             raise IntegrityError(f"the server sent another size for {name!a} than the hub listed")
         etag = _ETAG.fullmatch(stream.headers.get("etag", ""))
-        return Body(offset=offset, chunks=self._bounded(stream, offset), validator=etag[0] if etag else None)
+        chunks = self._bounded(stream, end - offset)
+        return Body(offset=offset, chunks=chunks, validator=etag[0] if etag else None)
 
     def _unavailable(self, stream: Stream) -> NetworkError:
         return busy(stream) or NetworkError(
@@ -222,9 +241,8 @@ class _Transfer:
             transient=stream.status in _EXPIRED,
         )
 
-    def _bounded(self, stream: Stream, offset: int) -> Iterator[bytes]:
-        """The chunks, until one byte more than the listed size has come."""
-        left = self._size - offset
+    def _bounded(self, stream: Stream, left: int) -> Iterator[bytes]:
+        """The chunks, until one byte more than what is left of the file, or of the part, has come."""
         for chunk in stream.chunks:
             left -= len(chunk)
             if left < 0:
@@ -232,3 +250,9 @@ class _Transfer:
             yield chunk
         if left > 0:
             raise NetworkError(f"{stream.origin.shown} ended {self._file.path!a} {left} bytes early", transient=True)
+
+
+def _fits(stream: Stream, length: int) -> bool:
+    """Whether the announced length, if there is one, is the right one."""
+    said = stream.headers.get("content-length")
+    return said is None or (_SIZE.fullmatch(said) is not None and int(said) == length)

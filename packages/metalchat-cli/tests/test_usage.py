@@ -22,7 +22,7 @@ Cli = Callable[..., Any]
         (["nosuch"], "Unknown command \"nosuch\". See 'metalchat --help'"),
         (["promt"], "Did you mean \"prompt\"? See 'metalchat --help'"),
         (["model", "nosuch"], "Unknown command \"nosuch\". See 'metalchat model --help'"),
-        (["model", "pull"], "requires an argument. See 'metalchat model pull --help'"),
+        (["model", "pull"], "name the repository to pull from, or --frozen"),
         (["model", "pull", "--revision"], "--revision requires an argument. See 'metalchat model pull --help'"),
         (["model", "list", "--nope"], "Unknown option: --nope. See 'metalchat model list --help'"),
         (["model", "list", "--abbrv"], "Did you mean --abbrev?"),

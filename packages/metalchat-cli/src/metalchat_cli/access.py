@@ -11,18 +11,19 @@ class Access:
     """Hands the store the Authorization of each URL. A keychain that fails is a warning, since a public
     repository needs no token; it becomes the error once the server has said that one is needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, write: bool = False) -> None:
         self._credentials = credentials()
+        self._write = write
         self._failure: Exception | None = None
 
     def authorization(self, url: str) -> str | None:
         """The value of the Authorization header for exactly `url`, or None."""
-        from metalchat_credentials import KeychainError, SecretMissing
+        from metalchat_credentials import KeychainError, Purpose, SecretMissing
 
         if self._failure is not None:
             return None
         try:
-            return self._credentials.authorization(url)
+            return self._credentials.authorization(url, Purpose.WRITE if self._write else Purpose.READ)
         except (KeychainError, SecretMissing) as error:
             self._failure = error
             return None
@@ -41,15 +42,17 @@ class Access:
 
 
 @contextmanager
-def granted() -> Iterator[Access]:
-    """Access for a block of requests, with its notices at the end, and before a server's refusal.
+def granted(*, write: bool = False) -> Iterator[Access]:
+    """Access for a block of requests, to `write` or to read.
+
+    Its notices come at the end, or before a server's refusal.
 
     Raises:
         KeychainError: the server asked for a token, and the keychain that has it failed.
     """
     from metalchat_store import AccessDenied
 
-    access = Access()
+    access = Access(write=write)
     try:
         yield access
     except AccessDenied:

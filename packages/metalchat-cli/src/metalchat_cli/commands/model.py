@@ -9,7 +9,7 @@ from metalchat_cli import access, errors, progress, terminal, transfers
 from metalchat_cli.commands.changes import tell
 from metalchat_cli.frozen import locked, wanted
 from metalchat_cli.home import settings, store
-from metalchat_cli.transfers import PullChoices
+from metalchat_cli.transfers import NO_PULL_CHOICES, PullChoices
 
 if TYPE_CHECKING:
     from metalchat_engine import Inspection
@@ -35,7 +35,7 @@ def pull(
     *,
     update: bool = False,
     frozen: bool = False,
-    choices: Annotated[PullChoices | None, Parameter(name="*")] = None,
+    choices: Annotated[PullChoices, Parameter(name="*")] = NO_PULL_CHOICES,
 ) -> None:
     """Fetch a model, verify it, and keep it. A pull that was interrupted goes on where it stopped.
 
@@ -48,7 +48,7 @@ def pull(
     frozen
         Fetch exactly what metalchat.lock says, and nothing if that is here; needs no repository.
     """
-    kept, choices = store(), choices or PullChoices()
+    kept = store()
     choices.check()
     if wanted(frozen):
         given = choices.revision is not None or choices.to is not None or choices.partial or update
@@ -77,9 +77,7 @@ def _restore(kept: "Store", repository: str | None, *, given: bool) -> None:
     from metalchat_store import Refused
 
     if given:
-        raise errors.Usage(
-            "--frozen says already what is meant: leave out --revision, --update, --to and the names of files"
-        )
+        raise errors.Usage("--frozen says already what is meant: leave out the other options")
     lock = locked(settings())
     name = lock.spec.repository
     if repository is not None and normalise_repository(repository) != normalise_repository(name):

@@ -44,3 +44,39 @@ class TestGrowingRope(_Tiny):
             rope_scaling={"rope_type": "dynamic", "factor": 8.0},
         )
         return ModelSource(path=path)
+
+
+class TestWindow(_Tiny):
+    """Some layers see eight tokens, and a cache cannot go back far."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+        path = write_tiny_model(
+            tmp_path_factory.mktemp("window") / "tiny",
+            model_type="gemma3_text",
+            hidden_activation="gelu_pytorch_tanh",
+            head_dim=32,
+            query_pre_attn_scalar=24,
+            sliding_window=8,
+            sliding_window_pattern=2,
+        )
+        return ModelSource(path=path)
+
+
+class TestExperts(_Tiny):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+        path = write_tiny_model(
+            tmp_path_factory.mktemp("experts") / "tiny",
+            model_type="qwen3_moe",
+            head_dim=32,
+            num_experts=6,
+            num_experts_per_tok=2,
+            moe_intermediate_size=32,
+            norm_topk_prob=True,
+            bits=4,
+            stacked=True,
+        )
+        return ModelSource(path=path)

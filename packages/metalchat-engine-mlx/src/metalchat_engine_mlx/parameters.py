@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
-from metalchat_engine import InvalidModel
 
 from metalchat_engine_mlx.quantization import Packing
 
@@ -125,18 +124,10 @@ class Parameters:
         )
 
     def stack(self, module: str, single: str, count: int) -> Matrix:
-        """The matrices of `count` experts: stored as one, or each by itself under `single` with its number for {}.
-
-        Raises InvalidModel where some are packed otherwise than others.
-        """
+        """The matrices of `count` experts, all packed alike: stored as one, or each under `single` with its number."""
         if f"{module}.weight" in self._arrays:
             return self.matrix(module)
         found = [self.matrix(single.format(expert)) for expert in range(count)]
-        first = found[0]
-        if any(
-            matrix.packing != first.packing or (matrix.scales is None) != (first.scales is None) for matrix in found
-        ):
-            raise InvalidModel(f"the experts of '{single.format(0)}' are quantised in different ways")
 
         def stacked(arrays: Sequence[mx.array | None]) -> mx.array | None:
             given = [array for array in arrays if array is not None]
@@ -144,7 +135,7 @@ class Parameters:
 
         return Matrix(
             weight=mx.stack([matrix.weight for matrix in found]),
-            packing=first.packing,
+            packing=found[0].packing,
             scales=stacked([matrix.scales for matrix in found]),
             biases=stacked([matrix.biases for matrix in found]),
         )

@@ -58,7 +58,7 @@ QWEN3_MOE: dict[str, Any] = {
     "head_dim": 32,
     "num_experts": 6,
     "num_experts_per_tok": 3,
-    "moe_intermediate_size": 48,
+    "moe_intermediate_size": 96,
     "tie_word_embeddings": False,
 }
 

@@ -3,7 +3,7 @@
 from metalchat_engine_mlx.config import LayerSpec, ModelConfig
 from metalchat_engine_mlx.fields import Fields
 from metalchat_engine_mlx.models._base import Base, read_activation, read_base, read_softcap, read_windows
-from metalchat_engine_mlx.models.gemma2 import norm
+from metalchat_engine_mlx.models.gemma2 import norm, sandwich
 from metalchat_engine_mlx.rope import Rope, read_rope
 
 
@@ -30,15 +30,7 @@ def read(fields: Fields) -> ModelConfig:
             query_norm=norm(base, "self_attn.q_norm", base.head_dim),
             key_norm=norm(base, "self_attn.k_norm", base.head_dim),
         )
-        return LayerSpec(
-            name=f"model.layers.{index}",
-            attention=attention,
-            feed_forward=feed_forward,
-            before_attention=norm(base, "input_layernorm"),
-            after_attention=norm(base, "post_attention_layernorm"),
-            before_feed_forward=norm(base, "pre_feedforward_layernorm"),
-            after_feed_forward=norm(base, "post_feedforward_layernorm"),
-        )
+        return sandwich(base, index, attention, feed_forward)
 
     return base.model(
         base.layers(layer),

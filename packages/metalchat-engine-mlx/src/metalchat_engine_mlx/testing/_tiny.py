@@ -75,20 +75,34 @@ def write_tiny_model(
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     bits: int | None = None,
     group_size: int = 32,
+    mixed: Mapping[str, int] | None = None,
+    stacked: bool = False,
     shards: int = 1,
     generation_config: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
     """Write a whole model directory: config, weights, a ChatML tokenizer and its template. Returns `directory`.
 
-    With `bits`, every matrix is quantised as MLX does it, which needs MLX. `changes` go to `tiny_config`.
+    With `bits`, every matrix is quantised as MLX does it, which needs MLX; `mixed` gives modules whose names end so
+    other bits, or none with 0. `stacked` puts all experts of a layer in one matrix, as MLX does. `changes` go to
+    `tiny_config`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = tiny_config(**changes)
     weights: dict[str, NDArray[Any]] = dict(tiny_weights(config, seed=seed))
+    if stacked:
+        weights = _stacked(config, weights)
     if bits is not None:
-        config["quantization"] = {"group_size": group_size, "bits": bits}
-        weights = _quantised(weights, bits, group_size)
+        other = {
+            module: next(width for ending, width in (mixed or {}).items() if module.endswith(ending))
+            for module in (name.removesuffix(".weight") for name, values in weights.items() if values.ndim > 1)
+            if module.endswith(tuple(mixed or ()))
+        }
+        weights = _quantised(weights, bits, group_size, other)
+        tables = {
+            module: {"group_size": group_size, "bits": width} if width else False for module, width in other.items()
+        }
+        config["quantization"] = {"group_size": group_size, "bits": bits, **tables}
     dtypes: dict[str, str] = {}
     for name, values in weights.items():
         if values.dtype != np.float32 or dtype == "float32":
@@ -156,18 +170,32 @@ def _values(random: np.random.RandomState, name: str, shape: tuple[int, ...]) ->
     return values.astype(np.float32)
 
 
-def _quantised(weights: Mapping[str, NDArray[Any]], bits: int, group_size: int) -> dict[str, NDArray[Any]]:
+def _stacked(config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    result = dict(weights)
+    for layer in read_config(config).layers:
+        block = layer.feed_forward
+        if isinstance(block, ExpertsSpec):
+            for part in (block.gate, block.up, block.down):
+                names = [f"{layer.name}.{part.single.format(expert)}.weight" for expert in range(block.count)]
+                result[f"{layer.name}.{part.shape.name}.weight"] = np.stack([result.pop(name) for name in names])
+    return result
+
+
+def _quantised(
+    weights: Mapping[str, NDArray[Any]], bits: int, group_size: int, other: Mapping[str, int]
+) -> dict[str, NDArray[Any]]:
     import mlx.core as mx
 
     from metalchat_engine_mlx import blas
 
     result: dict[str, NDArray[Any]] = {}
     for name, values in weights.items():
-        if values.ndim == 1:
+        module = name.removesuffix(".weight")
+        width = other.get(module, bits)
+        if values.ndim == 1 or width == 0:
             result[name] = values
             continue
-        module = name.removesuffix(".weight")
-        packed, scales, biases = mx.quantize(blas.array(values), group_size=group_size, bits=bits)
+        packed, scales, biases = mx.quantize(blas.array(values), group_size=group_size, bits=width)
         for part, array in (("weight", packed), ("scales", scales), ("biases", biases)):
             result[f"{module}.{part}"] = np.array(array)
     return result

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from metalchat_engine import InvalidModel, UnsupportedModel
 
-from metalchat_engine_mlx.config import ExpertSpec, ExpertsSpec, LinearSpec, ModelConfig
+from metalchat_engine_mlx.config import ExpertSpec, ExpertsSpec, LayerSpec, LinearSpec, ModelConfig
 from metalchat_engine_mlx.quantization import Packing
 from metalchat_engine_mlx.weights.header import Tensor
 
@@ -39,6 +39,8 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
     for name, size in vectors(config):
         known.add(name)
         _check(tensors, name, (size,), PLAIN)
+    for layer in config.layers:
+        _check_alike(config, layer, tensors)
     if config.tie_word_embeddings:
         known |= {f"{config.head}.{part}" for part in ("weight", "scales", "biases")}
     for name in tensors:
@@ -87,6 +89,18 @@ def _experts(
         return
     for expert in range(count):
         yield f"{layer}.{part.single.format(expert)}", (shape.rows, shape.columns), False
+
+
+def _check_alike(config: ModelConfig, layer: LayerSpec, tensors: Mapping[str, object]) -> None:
+    """Experts that are stored one by one are stacked, so all of them must be packed in one way."""
+    block = layer.feed_forward
+    if not isinstance(block, ExpertsSpec):
+        return
+    for part in (block.gate, block.up, block.down):
+        modules = [f"{layer.name}.{part.single.format(expert)}" for expert in range(block.count)]
+        packings = {config.quantization.packing(name) if f"{name}.scales" in tensors else None for name in modules}
+        if len(packings) > 1:
+            raise InvalidModel(f"the experts of '{modules[0]}' are quantised in different ways")
 
 
 def _check_packed(packing: Packing | None, tensors: Mapping[str, Tensor], module: str, shape: tuple[int, ...]) -> None:

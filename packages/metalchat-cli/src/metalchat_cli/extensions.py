@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 from metalchat_cli import errors
+from metalchat_cli.metadata import mentioned
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,6 +22,8 @@ def points(taken: "Collection[str]") -> "tuple[PluginPoint, ...]":
     Raises:
         CommandConflict: a name that is taken, that two distributions offer, or that is no plain word.
     """
+    if not mentioned(GROUP):
+        return ()
     from metalchat_engine.plugins import plugin_points
 
     owners = dict.fromkeys(taken, "metalchat-cli")

@@ -133,7 +133,7 @@ def test_frozen_refuses_another_model_a_missing_lock_and_options_that_contradict
     cli("model", "pull", folder.as_uri())
     assert "locks 'http" in fails(8, "prompt", "-c", "x", "--frozen", "--model", "SmallModel")
     assert "not what is named here" in fails(8, "model", "pull", folder.as_uri(), "--frozen")
-    assert "leave out --revision" in fails(2, "model", "pull", "--frozen", "--revision", "main")
+    assert "--frozen says already" in fails(2, "model", "pull", "--frozen", "--revision", "main")
     lock.write_text("version = 2")
     assert fails(2, "model", "pull", "--frozen").startswith(f"metalchat: error: '{lock}' cannot be used: ")
     monkeypatch.setenv("METALCHAT_FROZEN", "perhaps")
@@ -261,7 +261,7 @@ def test_a_collection_says_what_it_would_do_and_does_it(
 ) -> None:
     cli("model", "pull", folder.as_uri())
     other = next(path.name for path in (home / "models").iterdir() if path.name != id)
-    old = time.time() - 7200
+    old = time.time() - 3 * 3600
     (home / "used").mkdir(exist_ok=True)
     for name in (id, other):
         (home / "used" / name).touch()
@@ -333,3 +333,17 @@ def test_a_checkout_lets_the_store_know(cli: Cli, id: str, home: Path) -> None:
         "path": str(Path("metalchat.toml").absolute()),
         "model": id,
     }
+
+
+def test_a_store_that_cannot_be_written_to_can_still_be_selected_from(
+    cli: Cli, id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metalchat_store import DiskError, Store
+
+    def no(*_: object) -> None:
+        raise DiskError("cannot write to /x: read-only file system")
+
+    monkeypatch.setattr(Store, "register", no)
+    done = cli("checkout", id)
+    assert done.code == 0
+    assert done.err.startswith("warning: the store does not know of '")

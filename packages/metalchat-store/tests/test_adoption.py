@@ -167,7 +167,7 @@ def test_S_4_a_blob_that_is_not_what_its_name_says_is_refused(store: Store, user
     assert not list((store.home / "partial").iterdir())
 
 
-@pytest.mark.parametrize("way", ["file", "blob", "parent", "dangling"])
+@pytest.mark.parametrize("way", ["file", "blob", "parent", "snapshot", "dangling"])
 def test_S_3_links_out_of_the_cache_are_refused(store: Store, user: Path, tmp_path: Path, way: str) -> None:
     repository = hub_cache(user / ".cache" / "huggingface" / "hub", tiny_model())
     secret = tmp_path / "secret"
@@ -180,6 +180,14 @@ def test_S_3_links_out_of_the_cache_are_refused(store: Store, user: Path, tmp_pa
     elif way == "parent":
         (repository / "blobs").rename(tmp_path / "blobs")
         (repository / "blobs").symlink_to(tmp_path / "blobs")
+    elif way == "snapshot":
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        for name, content in tiny_model().items():
+            (outside / name).write_bytes(content)
+        snapshot = repository / "snapshots" / COMMIT
+        snapshot.rename(tmp_path / "before")
+        snapshot.symlink_to(outside)
     else:
         config.unlink()
         config.symlink_to(secret if way == "file" else "nothing")

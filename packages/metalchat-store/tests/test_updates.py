@@ -269,3 +269,44 @@ def test_the_digests_are_those_that_the_prompt_knows(store: Store, entry: Entry)
     assert lock.template == hashlib.sha256(b"{{ messages }} 1").hexdigest()
     assert lock.tokenizer == hashlib.sha256(b'{"model": {}}').hexdigest()
     assert os.path.getsize(entry.path / "tokenizer.json") == 13  # noqa: PTH202 - a plain number
+
+
+def gguf(template: bytes, tokens: list[bytes]) -> bytes:
+    import struct
+
+    def text(value: bytes) -> bytes:
+        return struct.pack("<Q", len(value)) + value
+
+    entries = [
+        text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama"),
+        text(b"tokenizer.ggml.model") + struct.pack("<I", 8) + text(b"gpt2"),
+        text(b"tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, len(tokens)) + b"".join(map(text, tokens)),
+        text(b"tokenizer.ggml.scores") + struct.pack("<IIQ", 9, 6, 2) + bytes(8),
+        text(b"tokenizer.chat_template") + struct.pack("<I", 8) + text(template),
+    ]
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(entries)) + b"".join(entries) + bytes(1000)
+
+
+def test_F_6_the_template_and_the_tokenizer_inside_a_gguf_file_are_told_apart(make_store: Make) -> None:
+    import hashlib
+
+    remote = MemoryRemote(files={"m.gguf": gguf(b"one", [b"a", b"b"])})
+    store = make_store(remote)
+    entry = store.pull(URL).entry
+    first = store.lock(entry.id)
+    assert first.template == hashlib.sha256(b"one").hexdigest()
+    remote.files = {"m.gguf": gguf(b"two", [b"a", b"b"])}
+    old, new = (hashlib.sha256(text).hexdigest()[:8] for text in (b"one", b"two"))
+    line = f"the chat template of 'memory://host/org/m' changed (sha256 {old}… → {new}…)"
+    assert line in store.update(entry.id).notices
+    second = store.lock(entry.id)
+    assert second.tokenizer == first.tokenizer
+    remote.files = {"m.gguf": gguf(b"two", [b"a", b"c"])}
+    assert len(store.update(entry.id).notices) == 1
+    assert store.lock(entry.id).tokenizer != first.tokenizer
+    store.pin(entry.id)
+    remote.files = {"m.gguf": gguf(b"three", [b"a", b"c"])}
+    reads = len(remote.reads)
+    with pytest.raises(Refused, match=r", since it is pinned\. '"):
+        store.update(entry.id)
+    assert len(remote.reads) == reads  # the template is inside the weights, which did not come

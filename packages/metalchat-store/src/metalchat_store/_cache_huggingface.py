@@ -95,17 +95,18 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, Path]]:
 
 def _file(name: str, path: Path, folder: Path, bad: dict[str, str]) -> RemoteFile | None:
     """A file of a snapshot with the identity that the name of its blob promises; None if no model has such a file."""
+    root = folder.resolve()
     try:
         real = path.resolve(strict=True)
         facts = real.lstat()
-        if not real.is_relative_to(folder.resolve() / "blobs") and real != path.parent.resolve() / path.name:
+        if not real.is_relative_to(root):
             bad[name] = _OUTSIDE
         elif not stat.S_ISREG(facts.st_mode):
             bad[name] = "is not a file"
         size: int | None = facts.st_size
     except (OSError, RuntimeError):
         bad[name], real, size = "is a link to nothing", path, None
-    mark = real.name if path.is_symlink() and name not in bad else ""
+    mark = real.name if real.parent == root / "blobs" and name not in bad else ""
     try:
         return RemoteFile(
             path=name,

@@ -7,7 +7,8 @@ from contextlib import suppress
 from metalchat_store._files import create, make_folder
 from metalchat_store._layout import Layout
 
-_EVERY = 3600.0
+EVERY = 3600.0
+"""Seconds for which a use may go without a note."""
 
 
 def touch(layout: Layout, id: str) -> None:
@@ -15,7 +16,7 @@ def touch(layout: Layout, id: str) -> None:
     path = layout.used / id
     with suppress(OSError):
         try:
-            if abs(time.time() - path.lstat().st_mtime) >= _EVERY:
+            if abs(time.time() - path.lstat().st_mtime) >= EVERY:
                 os.utime(path, follow_symlinks=False)
         except FileNotFoundError:
             make_folder(layout.used)

@@ -130,7 +130,7 @@ class Collector:
         for last, id in sorted((_used.last(self._layout, id), id) for id in seen.current):
             if total <= max_size:
                 break
-            if id in held or last >= self._before:
+            if id in held or last + _used.EVERY >= self._before:
                 continue
             mine = [path for path, snapshot in seen.kept.items() if snapshot.id == id]
             for digest in [digest for path in mine for digest in {file.digest for file in seen.kept[path].files}]:

@@ -40,8 +40,10 @@ class Roots:
         self._layout = layout
 
     def register(self, manifest: Path, id: str) -> None:
-        """Remember a manifest, by its absolute path, that selects a model."""
+        """Remember a manifest, by its absolute path, that selects a model; that of the home is always known."""
         path = os.path.abspath(manifest)  # noqa: PTH100 - `..` is taken out, which Path.absolute() leaves
+        if Path(path) == self._layout.home / MANIFEST:
+            return
         record = json.dumps({"version": 1, "path": path, "model": id}).encode()
         self._write(hashlib.sha256(os.fsencode(path)).hexdigest()[:40] + ".json", record)
 

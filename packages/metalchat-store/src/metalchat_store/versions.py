@@ -121,11 +121,11 @@ class Versions(Base):
         from metalchat_store._terms import Terms
         from metalchat_store.pull import Pull
 
-        entry = self._pulled(reference)
+        with disk_errors(self.home):
+            entry = self._pulled(reference)
+            revision = self._revision(entry)
         terms = Terms() if consent else Terms(held=self._held)
-        with self._fetching(
-            _repository(entry), revision=self._revision(entry), authorize=authorize, progress=progress
-        ) as fetching:
+        with self._fetching(_repository(entry), revision=revision, authorize=authorize, progress=progress) as fetching:
             return Pull(fetching, terms).run()
 
     def rollback(self, reference: str, commit: str | None = None) -> Entry:

@@ -40,8 +40,12 @@ def checkout(
 def select(spec: "ModelSpec", path: Path) -> None:
     """Write `spec` as the [model] of the manifest at `path`, and let the store know that it selects the model."""
     from metalchat_manifest import edit
+    from metalchat_store import DiskError
 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with edit(path, create=True) as editor:
         editor.set_model(spec)
-    home.store().register(path, spec.id)
+    try:
+        home.store().register(path, spec.id)
+    except DiskError as error:
+        terminal.note(f"warning: the store does not know of '{path}', and may evict its model: {error}", "yellow")

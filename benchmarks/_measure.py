@@ -53,16 +53,26 @@ def alternate(measures: Mapping[str, Callable[[], T]], *, runs: int, warm_up: in
     return found
 
 
-def seconds(command: Sequence[str], *, environment: Mapping[str, str], directory: Path) -> float:
-    """From before a process is spawned until it has ended. Raises RuntimeError where it does not end well."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """Seconds from before a process is spawned until it has ended, and those that it had a processor."""
+
+    wall: float
+    processor: float
+
+
+def spent(command: Sequence[str], *, environment: Mapping[str, str], directory: Path) -> Spent:
+    """What a whole process takes. Raises RuntimeError where it does not end well."""
     started = time.perf_counter()
-    ended = subprocess.run(
-        command, env=environment, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False
+    process = subprocess.Popen(
+        command, env=environment, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
-    taken = time.perf_counter() - started
-    if ended.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit status {ended.returncode}")
-    return taken
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}")
+    return Spent(wall=wall, processor=usage.ru_utime + usage.ru_stime)
 
 
 def first_byte(command: Sequence[str], *, after: bytes, environment: Mapping[str, str], directory: Path) -> float:

@@ -4,12 +4,12 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from _machine import circumstances, load
-from _measure import Sample, alternate, cache_directory, clean_environment, script, seconds
+from _measure import Sample, Spent, alternate, cache_directory, clean_environment, script, spent
 from _report import Check, Goal, Report, Row, add_arguments, publish
 
 HEAVY = ("mlx", "httpx", "keyring", "tokenizers", "jinja2")
@@ -48,37 +48,11 @@ def main() -> None:
             "list": [metalchat, "model", "list"],
         }
         check_listing(commands["list"], environment, directory, models)
-        timed: dict[str, Callable[[], float]] = {
-            name: partial(seconds, command, environment=environment, directory=directory)
+        timed: dict[str, Callable[[], Spent]] = {
+            name: partial(spent, command, environment=environment, directory=directory)
             for name, command in commands.items()
         }
-        found = {name: milliseconds(values) for name, values in alternate(timed, runs=runs).items()}
-        rows: list[Row | Check] = [
-            Row(
-                measure="metalchat --version",
-                unit="ms",
-                ours=found["version"],
-                peer_name="python -c pass",
-                peer=found["bare"],
-                goal=Goal(kind="within", value=50),
-            ),
-            Row(
-                measure="metalchat --help",
-                unit="ms",
-                ours=found["help"],
-                peer_name="--help of an empty cyclopts program",
-                peer=found["empty help"],
-                goal=Goal(kind="ratio at most", value=1.25),
-            ),
-            Row(
-                measure=f"metalchat model list, {models} models",
-                unit="ms",
-                ours=found["list"],
-                peer_name="an empty cyclopts program",
-                peer=found["empty"],
-                goal=Goal(kind="within", value=200),
-            ),
-        ]
+        rows: list[Row | Check] = [*duration_rows(alternate(timed, runs=runs), models)]
         for name in ("version", "help", "list"):
             imported = heavy_imports(commands[name], environment, directory)
             rows.append(
@@ -98,8 +72,39 @@ def main() -> None:
     publish(Report(name="startup", facts=facts, notes=notes, rows=rows), arguments)
 
 
-def milliseconds(values: list[float]) -> Sample:
-    return Sample(values=tuple(value * 1000 for value in values))
+def duration_rows(found: Mapping[str, Sequence[Spent]], models: int) -> Iterator[Row]:
+    """Wall time with its goals, then processor time, which others on the machine change less."""
+    pairs = [
+        ("version", "metalchat --version", "bare", "python -c pass", Goal(kind="within", value=50)),
+        (
+            "help",
+            "metalchat --help",
+            "empty help",
+            "--help of an empty cyclopts program",
+            Goal(kind="ratio at most", value=1.25),
+        ),
+        (
+            "list",
+            f"metalchat model list, {models} models",
+            "empty",
+            "an empty cyclopts program",
+            Goal(kind="within", value=200),
+        ),
+    ]
+    for judged in (True, False):
+        for ours, measure, theirs, peer, goal in pairs:
+            yield Row(
+                measure=measure if judged else f"processor time of {measure}",
+                unit="ms",
+                ours=milliseconds(found[ours], wall=judged),
+                peer_name=peer,
+                peer=milliseconds(found[theirs], wall=judged),
+                goal=goal if judged else None,
+            )
+
+
+def milliseconds(runs: Sequence[Spent], *, wall: bool) -> Sample:
+    return Sample(values=tuple((run.wall if wall else run.processor) * 1000 for run in runs))
 
 
 def filled_store(home: Path, count: int) -> Path:

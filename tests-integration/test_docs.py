@@ -44,7 +44,7 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
     model = write_tiny_model(tmp_path / "model", max_position_embeddings=8192)
     files = {path.name: path.read_bytes() for path in model.iterdir()}
     with FakeHub() as hub:
-        hub.add_token(TOKEN, user="alice")
+        hub.add_token(TOKEN, user="alice", role="write")
         hub.add_repo("meta-llama/Llama-3.2-1B-Instruct", files=files, gated=True, license="llama3.2")
         hub.grant("meta-llama/Llama-3.2-1B-Instruct", "alice")
         yield hub

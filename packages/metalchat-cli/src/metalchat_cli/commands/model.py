@@ -77,7 +77,7 @@ def _restore(kept: "Store", repository: str | None, *, given: bool) -> None:
     from metalchat_store import Refused
 
     if given:
-        raise errors.Usage("--frozen says already what is meant: leave out the other options")
+        raise errors.Usage("--frozen says already what is meant: leave out --revision and all other options")
     lock = locked(settings())
     name = lock.spec.repository
     if repository is not None and normalise_repository(repository) != normalise_repository(name):

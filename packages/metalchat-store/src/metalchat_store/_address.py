@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urljoin, urlsplit
 
 _MAX_URL = 8192
@@ -46,6 +47,7 @@ class Origin:
             return False
 
 
+@lru_cache(maxsize=64)
 def origin_of(url: str) -> Origin:
     """The origin of an absolute http or https address; `AddressError` for everything else.
 

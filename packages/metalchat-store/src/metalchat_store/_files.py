@@ -46,7 +46,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, *, sync: bool = True) -> None:
     """Create a folder of mode 0700 unless it exists; `DiskError` if something else, or a link, has its name."""
     try:
         os.mkdir(path, 0o700)  # noqa: PTH102 - the fault tests count calls of os
@@ -57,7 +57,8 @@ def make_folder(path: Path) -> None:
         if not stat.S_ISDIR(mode):
             raise DiskError(f"'{path}' is not a folder: move it away") from None
     else:
-        sync_folder(path.parent)
+        if sync:
+            sync_folder(path.parent)
 
 
 def is_link(path: Path | str) -> DiskError:

@@ -12,14 +12,15 @@ from metalchat_store._download import remote_errors
 from metalchat_store._known import Known
 from metalchat_store._layout import Layout
 from metalchat_store._local import take
+from metalchat_store._parts import PIECE
 from metalchat_store._unpack import unpack
 from metalchat_store.blobs import Blobs
 from metalchat_store.names import check_names
 from metalchat_store.remote import Adopts, Listing, Member, Remote, RemoteContext, RemoteFile, Unpacks
 from metalchat_store.transfer import Stored, Transfer, Waiting, key_of
 
-SMALL = 16 << 20
-_TOGETHER = 4
+SMALL = 16 << 20  # bytes of a file up to which the disk is waited for once for all of them
+_TOGETHER = 12
 
 Seen = Callable[[str, int, int | None], None]
 
@@ -90,11 +91,13 @@ class Gatherer:
         same: dict[str, list[RemoteFile]] = {}
         for file in missing:
             same.setdefault(key_of(self._listing, file), []).append(file)
-        small = [files for files in same.values() if files[0].size is not None and files[0].size <= SMALL]
-        self._together(small)
+        one = [files for files in same.values() if files[0].size is not None and files[0].size < 2 * PIECE]
+        self._together(one)
         for files in same.values():
             if files[0].path not in self.stored:
                 self._fetch(files)
+        unsettled = {self.stored[files[0].path].digest for files in one if _is_small(files[0])}
+        Blobs(self._layout.blobs).settle(unsettled)
 
     def claim(self) -> None:
         """Wait until no other pull has the archives."""
@@ -139,7 +142,8 @@ class Gatherer:
     def _fetch(self, files: list[RemoteFile]) -> None:
         """Fetch files that have one content."""
         digest = self._known.digest(files[0])
-        stored = self._transfer.blob(files[0], frozenset() if digest is None else self._known.stamps(digest))
+        known = frozenset() if digest is None else self._known.stamps(digest)
+        stored = self._transfer.blob(files[0], known, settled=not _is_small(files[0]))
         with self._guard:
             self.stored.update((file.path, stored) for file in files)
             self.fetched += stored.fetched
@@ -155,3 +159,7 @@ class Gatherer:
 
     def _tell(self, path: str, done: int, total: int | None) -> None:
         self._seen(path, done, total)
+
+
+def _is_small(file: RemoteFile) -> bool:
+    return file.size is not None and file.size <= SMALL

@@ -122,9 +122,7 @@ class Http:
     clock: Callable[[], float] = time.monotonic
     limits: Limits = field(default_factory=Limits)
     transport: object | None = None
-    _transports: dict[tuple[str, str | None], "httpx.BaseTransport"] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _transports: dict[Origin, "httpx.BaseTransport"] = field(default_factory=dict, init=False, repr=False)
     _reached: set[Origin] = field(default_factory=set, init=False, repr=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
@@ -283,12 +281,11 @@ class Http:
         return response, origin
 
     def _transport_to(self, origin: Origin) -> "httpx.BaseTransport":
-        proxy = None if origin.loopback or self.transport is not None else proxy_to(origin)
-        key = (origin.scheme, proxy)
-        with self._lock:
-            if key not in self._transports:
-                self._transports[key] = new_transport(origin.scheme, proxy, self.transport)
-            return self._transports[key]
+        with self._lock:  # one for each server: looking for a free connection takes longer than linear in their number
+            if origin not in self._transports:
+                proxy = None if origin.loopback or self.transport is not None else proxy_to(origin)
+                self._transports[origin] = new_transport(origin.scheme, proxy, self.transport)
+            return self._transports[origin]
 
     def _chunks(self, response: "httpx.Response", origin: Origin) -> Iterator[bytes]:
         import httpx

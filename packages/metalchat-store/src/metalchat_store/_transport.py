@@ -7,6 +7,8 @@ from metalchat_store._address import Origin
 if TYPE_CHECKING:
     import httpx
 
+_KEPT = 20  # idle connections: more than as many files as come together
+
 
 def proxy_to(origin: Origin) -> str | None:
     """The proxy that the environment names for a server, as every other program would use it."""
@@ -28,12 +30,13 @@ def new_transport(scheme: str, proxy: str | None, given: object | None) -> "http
         return given
     import ssl
 
+    limits = httpx.Limits(max_keepalive_connections=_KEPT)
     if scheme == "http":  # to this computer only, so there are no certificates to read
-        return httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False)
+        return httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False, limits=limits)
     import truststore
 
     context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return httpx.HTTPTransport(verify=context, trust_env=False, proxy=proxy)
+    return httpx.HTTPTransport(verify=context, trust_env=False, proxy=proxy, limits=limits)
 
 
 def why(error: BaseException) -> tuple[str, bool]:

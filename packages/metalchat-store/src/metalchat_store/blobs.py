@@ -2,13 +2,15 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from metalchat_store._files import hash_file, is_link, make_folder, open_regular, sync_file, sync_folder
 from metalchat_store.digest import Digest
+
+_TOGETHER = 8  # files that are synchronised at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +66,53 @@ class Blobs:
         """What the blob's content really hashes to."""
         return hash_path(self.path(digest), seen)
 
-    def publish(self, temporary: Path, descriptor: int, digest: Digest, *, freeze: bool = True) -> Stamp:
-        """Give verified content its name. `freeze` makes it read-only, which must not be done to a shared inode."""
+    def publish(
+        self, temporary: Path, descriptor: int, digest: Digest, *, freeze: bool = True, settled: bool = True
+    ) -> Stamp:
+        """Give verified content its name. `freeze` makes it read-only, which must not be done to a shared inode.
+
+        What is not `settled` may be anything after a power failure, so `settle` comes before a snapshot names it: no
+        blob is trusted without one.
+        """
         target = self.path(digest)
-        make_folder(target.parent)
+        make_folder(target.parent, sync=settled)
         if freeze:
             os.fchmod(descriptor, 0o444)
-        sync_file(descriptor)
+        if settled:
+            sync_file(descriptor)
         os.replace(temporary, target)  # noqa: PTH105 - the fault tests count calls of os
-        sync_folder(target.parent)
+        if settled:
+            sync_folder(target.parent)
         return Stamp.of(os.fstat(descriptor))
+
+    def settle(self, digests: Iterable[Digest]) -> None:
+        """Wait until these blobs and their names are on the medium; at once, so that one flush serves many.
+
+        Raises `FileNotFoundError` for one that was deleted meanwhile.
+        """
+        paths = [self.path(digest) for digest in digests]
+        folders = {path.parent for path in paths}
+        if not paths:
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(_TOGETHER, len(paths)), thread_name_prefix="metalchat-sync") as pool:
+            list(pool.map(_sync, paths))
+            list(pool.map(sync_folder, folders))
+        sync_folder(self.root)
 
     def delete(self, digest: Digest) -> None:
         """Remove a blob, if it is there."""
         with suppress(FileNotFoundError):
             self.path(digest).unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = open_regular(path)
+    try:
+        sync_file(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def hash_path(path: Path, seen: Callable[[int], None] = lambda _: None) -> Digest:

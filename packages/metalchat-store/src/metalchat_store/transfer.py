@@ -87,8 +87,11 @@ class Transfer:
         self._waiting = waiting
         self._seen = seen
 
-    def blob(self, file: RemoteFile, known: frozenset[Stamp] = frozenset()) -> Stored:
-        """Fetch a file and give it its place among the blobs. `known` are the recorded stamps of its digest."""
+    def blob(self, file: RemoteFile, known: frozenset[Stamp] = frozenset(), *, settled: bool = True) -> Stored:
+        """Fetch a file and give it its place among the blobs. `known` are the recorded stamps of its digest.
+
+        What is not `settled` needs `Blobs.settle`.
+        """
         with self._claimed(file) as alone:
             if file.sha256 is not None:
                 stamp = self._blobs.trusted(Digest(file.sha256), file.size, known)
@@ -96,7 +99,7 @@ class Transfer:
                     return Stored(digest=Digest(file.sha256), stamp=stamp)
             partial, digest, fetched = self._complete(file, alone=alone)
             try:
-                stamp = self._publish(file, partial, digest)
+                stamp = self._publish(file, partial, digest, settled=settled)
             finally:
                 partial.close()
             partial.discard()
@@ -117,9 +120,9 @@ class Transfer:
 
             yield fetch
 
-    def _publish(self, file: RemoteFile, partial: Partial, digest: Digest) -> Stamp:
+    def _publish(self, file: RemoteFile, partial: Partial, digest: Digest, *, settled: bool) -> Stamp:
         try:
-            return self._blobs.publish(partial.path, partial.descriptor, digest)
+            return self._blobs.publish(partial.path, partial.descriptor, digest, settled=settled)
         except FileNotFoundError:
             stamp = self._blobs.stamp(digest)
             if stamp is None:

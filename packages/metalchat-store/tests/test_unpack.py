@@ -127,3 +127,31 @@ def test_S_11_a_member_that_unpacks_without_end_is_stopped(pull) -> None:
     archive.sizes_told = False
     with pytest.raises(IntegrityError, match=r"'chat_template\.jinja' is longer than the 1,048,576 bytes"):
         pull(archive)
+
+
+def test_damage_is_repaired_from_the_archive_and_only_it_is_unpacked(pull, home: Path) -> None:
+    entry = pull(remote()).entry
+    blobs = {path: path.stat().st_mtime_ns for path in (home / "blobs").rglob("*") if path.is_file()}
+    (entry.path / "config.json").chmod(0o600)
+    (entry.path / "config.json").write_bytes(b"{}")
+    source = remote()
+    store = Store(home, environ={}, remotes={"memory": lambda: source}, sleep=lambda _: None)
+    repaired = store.repair(entry.id)
+    assert (repaired.verification.ok, repaired.files) == (True, ("config.json",))
+    assert [path for path, _ in source.reads] == ["model.whl"]
+    after = {path: path.stat().st_mtime_ns for path in (home / "blobs").rglob("*") if path.is_file()}
+    assert len(set(blobs.items()) - set(after.items())) == 1
+    assert list((home / "partial").iterdir()) == []
+
+
+def test_an_update_from_an_archive_names_the_archive(pull, home: Path) -> None:
+    entry = pull(remote()).entry
+    source = remote(tiny_model(seed=2))
+    store = Store(home, environ={}, remotes={"memory": lambda: source}, sleep=lambda _: None)
+    plan = store.plan_update(entry.id)
+    assert [(change.path, change.what) for change in plan.changes] == [("model.whl", "added")]
+    assert plan.download_bytes == len(source.files["model.whl"])
+    assert plan.template is None
+    notices = store.update(entry.id).notices
+    assert any("the chat template" in notice for notice in notices)
+    assert store.rollback(entry.id).commit == entry.commit

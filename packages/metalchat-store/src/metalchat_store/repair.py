@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from metalchat_store import _partials
 from metalchat_store._fetching import Fetching
 from metalchat_store._files import make_folder, private_name
 from metalchat_store._gather import Gatherer
@@ -21,6 +22,7 @@ from metalchat_store.remote import RemoteFile, Unpacks
 from metalchat_store.selection import select
 from metalchat_store.snapshots import Snapshot, SnapshotFile
 from metalchat_store.sources import parse_source
+from metalchat_store.transfer import key_of
 from metalchat_store.types import Entry, Verification
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ def bring(fetching: Fetching, snapshot: Snapshot, missing: Iterable[SnapshotFile
         seen=fetching.seen,
     ) as gatherer:
         if isinstance(fetching.remote, Unpacks):
+            gatherer.claim()
             members = gatherer.members(fetching.remote)
             _check_listed(snapshot, wanted, dict.fromkeys(members))
             gatherer.unpack(members[path] for path in wanted)
@@ -93,7 +96,8 @@ def bring(fetching: Fetching, snapshot: Snapshot, missing: Iterable[SnapshotFile
         if others:
             release(fetching.layout, (gatherer.stored[path].digest for path in others))
             raise _changed(others[0], snapshot)
-        return gatherer.fetched
+    _partials.tidy(fetching.layout, frozenset(key_of(listing, file) for file in listing.files))
+    return gatherer.fetched
 
 
 def spec_of(layout: Layout, snapshot: Snapshot) -> "ModelSpec":

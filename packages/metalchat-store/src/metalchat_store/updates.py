@@ -53,8 +53,8 @@ class UpdatePlan:
     """What an update of `entry` from commit `before` to `after` would change.
 
     `template` is the line about a changed chat template, None where it stays the same; a template inside a GGUF file
-    is not looked at. `held` says why the update needs consent, None if it needs none. `download_bytes` is None where
-    a size is unknown.
+    or an archive is not looked at, and of an archive `changes` names only itself. `held` says why the update needs
+    consent, None if it needs none. `download_bytes` is None where a size is unknown.
     """
 
     entry: Entry
@@ -101,20 +101,25 @@ def kind_of(path: str) -> Kind:
 def plan_update(fetching: Fetching, entry: Entry, snapshot: Snapshot | None, held: str | None) -> UpdatePlan:
     """Ask the remote and compare. Only a changed template is read; nothing is written."""
     listing = fetching.listing()
-    if isinstance(fetching.remote, Unpacks):
+    whole = isinstance(fetching.remote, Unpacks)
+    if whole:
         wanted = listing.files
     else:
         names = set(select(fetching.source.repository, listing.files, fetching.source.gguf).names)
         wanted = tuple(file for file in listing.files if file.path in names)
-    same = listing.commit == entry.commit
-    changes = () if same else tuple(_changes(wanted, {} if snapshot is None else _by_path(snapshot)))
+    changes: tuple[Change, ...] = ()
+    template = None
+    if listing.commit != entry.commit:
+        changes = tuple(_changes(wanted, {} if whole or snapshot is None else _by_path(snapshot)))
+        if snapshot is not None and not whole:
+            template = _template(fetching, listing, wanted, snapshot)
     return UpdatePlan(
         entry=entry,
         before=entry.commit,
         after=listing.commit,
         changes=changes,
-        download_bytes=0 if same else _download(fetching, wanted),
-        template=None if same or snapshot is None else _template(fetching, listing, wanted, snapshot),
+        download_bytes=0 if listing.commit == entry.commit else _download(fetching, wanted),
+        template=template,
         held=held,
     )
 

@@ -1,4 +1,4 @@
-"""Collections that are killed, fail, or run beside pulls lose nothing that is referred to."""
+"""Collections and changes of state that are killed, fail, or run beside pulls lose nothing that is referred to."""
 
 import json
 import subprocess
@@ -10,9 +10,9 @@ import pytest
 PROGRAM = Path(__file__).with_name("collect_sweep.py")
 
 
-def run(*arguments: object) -> dict:
+def run(*arguments: object, program: Path = PROGRAM) -> dict:
     done = subprocess.run(
-        [sys.executable, "-W", "error", PROGRAM, *map(str, arguments)],
+        [sys.executable, "-W", "error", program, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=100,
@@ -47,3 +47,10 @@ def test_pulls_beside_collections_end_with_whole_models(tmp_path: Path, grace: i
     assert all(result["again"])
     assert result["left"] == []
     assert result["blobs"] == []
+
+
+@pytest.mark.parametrize("kind", ["repair", "rollback", "restore"])
+def test_S_6_a_change_of_state_that_is_killed_at_any_call_is_old_or_new(tmp_path: Path, kind: str) -> None:
+    result = run(kind, tmp_path, 1, 6, program=PROGRAM.with_name("versions_sweep.py"))
+    assert result["wrong"] == []
+    assert result["reached"] > 10

@@ -11,6 +11,7 @@ from metalchat_store import (
     InvalidPush,
     InvalidRepository,
     NetworkError,
+    NotFound,
     PushConflict,
     Pushed,
     PushPlan,
@@ -238,8 +239,23 @@ def test_a_branch_is_pushed_to_and_has_to_be_there(hub: FakeHub, folder: Path) -
     send(hub, folder, revision="dev")
     assert hub.contents("alice/m", ref="refs/heads/dev").keys() == {".gitattributes", *FILES}
     assert hub.contents("alice/m").keys() == {".gitattributes"}
-    with pytest.raises(RepositoryNotFound, match="no such branch"):
+    with pytest.raises(NotFound, match=r"no such branch: push without --revision\Z") as caught:
         send(hub, folder, revision="none")
+    assert caught.value.exit_code == 4
+
+
+def test_a_new_repository_has_no_other_branch(hub: FakeHub, folder: Path) -> None:
+    for address, revision in (("alice/new", "dev"), ("alice/new@dev", None)):
+        with pytest.raises(InvalidPush, match="default branch only"):
+            send(hub, folder, address, create=True, revision=revision)
+    assert ("models", "alice/new") not in hub.state.repos
+    assert send(hub, folder, create=True, revision="main", name="alice/new").created
+
+
+def test_a_disabled_repository_is_named_as_such(hub: FakeHub, folder: Path) -> None:
+    hub.state.repos["models", "alice/m"].disabled = True
+    with pytest.raises(AccessDenied, match="has disabled 'alice/m' for everybody"):
+        send(hub, folder)
 
 
 def test_a_pull_request_leaves_the_branch_as_it_is(hub: FakeHub, folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from metalchat_store._backoff import Backoff
 from metalchat_store._download import remote_errors
 from metalchat_store._push_folder import Wanted, collect
-from metalchat_store.errors import AccessDenied, NetworkError, PushConflict, RepositoryNotFound
+from metalchat_store.errors import AccessDenied, InvalidPush, NetworkError, PushConflict, RepositoryNotFound
 from metalchat_store.push_types import PlannedFile, Pushed, PushPlan, PushProgress
 from metalchat_store.pushes import Committed, Destination, How, LocalFile, Offer, Pushes
 from metalchat_store.remote import RemoteContext
@@ -82,6 +82,9 @@ class Pushing:
         try:
             return self._offer()
         except RepositoryNotFound as error:
+            branch = self._destination.revision or where.partition("@")[2]
+            if self._create and branch not in ("", "main"):
+                raise InvalidPush("a new repository has its default branch only: push without --revision") from error
             if self._create:
                 return None
             raise RepositoryNotFound(f"{error}. To make a new repository, use --create") from error

@@ -83,7 +83,10 @@ class Pushes(Protocol):
     """A remote that files can be pushed to."""
 
     def offer(self, destination: Destination, files: Sequence[LocalFile], *, context: RemoteContext) -> Offer:
-        """Ask what of `files` has to be sent. Changes nothing. `RepositoryNotFound` if there is no repository."""
+        """Ask what of `files` has to be sent. Changes nothing.
+
+        `RepositoryNotFound` if there is no repository, `NotFound` if it has no such branch.
+        """
         ...
 
     def create(self, destination: Destination, *, context: RemoteContext) -> bool:

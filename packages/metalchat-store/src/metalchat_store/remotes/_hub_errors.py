@@ -12,7 +12,7 @@ _PATH = re.compile(
     r"(?:revision|tree|resolve|preupload|commit)/",
     re.ASCII,
 )
-_DISABLED = "Access to this resource is disabled."
+DISABLED = "Access to this resource is disabled."
 
 
 def refusal(head: Head, model: HubRepository, *, what: str, authorized: bool) -> StoreError:
@@ -23,7 +23,7 @@ def refusal(head: Head, model: HubRepository, *, what: str, authorized: bool) ->
     host = model.origin.shown
     code = head.headers.get("x-error-code", "")
     add = f"metalchat credential add --host {model.origin.url}"
-    if head.headers.get("x-error-message") == _DISABLED:
+    if head.headers.get("x-error-message") == DISABLED:
         return AccessDenied(f"{host} has disabled '{model.name}' for everybody")
     if code == "GatedRepo":
         if not authorized:

@@ -2,9 +2,9 @@
 
 from metalchat_store._answers import AnswerError, parse_json
 from metalchat_store._http import Answer, busy
-from metalchat_store.errors import AccessDenied, NetworkError, PushConflict, RepositoryNotFound, StoreError
+from metalchat_store.errors import AccessDenied, NetworkError, NotFound, PushConflict, StoreError
 from metalchat_store.remotes._hub_address import HubRepository
-from metalchat_store.remotes._hub_errors import check_rename, refusal
+from metalchat_store.remotes._hub_errors import DISABLED, check_rename, refusal
 
 _SHOWN = 200
 
@@ -21,14 +21,17 @@ def write_refusal(answer: Answer, repository: HubRepository, *, what: str) -> St
     if answer.status in (409, 412):
         return PushConflict(f"'{repository.name}' at {host} changed during the push: push again")
     code = answer.headers.get("x-error-code", "")
-    if answer.status in (401, 404, 410) or code == "GatedRepo" or busy(answer) is not None:
-        if code == "RevisionNotFound":
-            return RepositoryNotFound(f"'{repository.name}' at {host} has no such branch: push without --revision")
+    add = f"metalchat credential add --write --host {repository.origin.url}"
+    closed = code == "GatedRepo" or answer.headers.get("x-error-message") == DISABLED
+    if code == "RevisionNotFound":
+        return NotFound(f"'{repository.name}' at {host} has no such branch: push without --revision")
+    if closed or answer.status in (404, 410) or busy(answer) is not None:
         return refusal(answer, repository, what=what, authorized=True)
+    if answer.status == 401:
+        return AccessDenied(f"{host} refused the credential for '{repository.name}' (is it expired?): {add}")
     if answer.status == 403:
         return AccessDenied(
-            f"the credential for {host} may not write to '{repository.name}': it needs the role 'write' there, "
-            f"add it with metalchat credential add --write --host {repository.origin.url}"
+            f"the credential for {host} may not write to '{repository.name}': it needs the role 'write' there: {add}"
         )
     if answer.status == 413:
         return NetworkError(f"{host} does not accept {what}: it is too large")

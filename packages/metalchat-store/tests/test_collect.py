@@ -327,3 +327,22 @@ def test_a_disk_that_cannot_be_written_to_opens_models_all_the_same(
 
     monkeypatch.setattr("metalchat_store._used.create", no)
     assert store.path(entry.id) == entry.path
+
+
+def test_a_model_that_is_used_while_the_collection_runs_stays(
+    store: Store, entry: Entry, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metalchat_store.collect import Collector
+
+    use(store, entry, time.time() - 50 * HOUR)
+    clock.ahead = 5 * HOUR
+    looked = Collector._look
+
+    def look(self: Collector, locked: object) -> object:
+        seen = looked(self, locked)
+        store.path(entry.id)
+        return seen
+
+    monkeypatch.setattr(Collector, "_look", look)
+    assert store.gc(max_size=0).models == ()
+    assert store.path(entry.id) == entry.path

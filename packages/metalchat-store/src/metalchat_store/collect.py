@@ -130,7 +130,7 @@ class Collector:
         for last, id in sorted((_used.last(self._layout, id), id) for id in seen.current):
             if total <= max_size:
                 break
-            if id in held or last + _used.EVERY >= self._before:
+            if id in held or last + _used.EVERY >= self._before or not self._remove(id, last):
                 continue
             mine = [path for path, snapshot in seen.kept.items() if snapshot.id == id]
             for digest in [digest for path in mine for digest in {file.digest for file in seen.kept[path].files}]:
@@ -139,17 +139,20 @@ class Collector:
             for path in mine:
                 seen.old[path] = (id, seen.kept.pop(path).commit)
             evicted.append(seen.entries[id])
-            self._remove(id)
         return evicted, max(0, total - max_size)
 
-    def _remove(self, id: str) -> None:
+    def _remove(self, id: str, last: float) -> bool:
+        """Take a model away, unless it was selected, pinned or used since the walk."""
         if self._dry_run:
             self._unlinked.update(_inodes(self._layout.models / id))
-            return
-        with self._changing(id), suppress(FileNotFoundError):
-            gone = self._entries.take_away(id)
-            remove(gone)
+            return True
+        with self._changing(id):
+            if self._roots.of(id) or _used.last(self._layout, id) != last:
+                return False
+            with suppress(FileNotFoundError):
+                remove(self._entries.take_away(id))
             _used.forget(self._layout, id)
+        return True
 
     def _forget(self, path: Path, id: str, commit: str) -> bool:
         """Delete an earlier state, unless an update or a rollback has just made it the present one."""

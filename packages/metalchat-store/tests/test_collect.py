@@ -336,13 +336,12 @@ def test_a_model_that_is_used_while_the_collection_runs_stays(
 
     use(store, entry, time.time() - 50 * HOUR)
     clock.ahead = 5 * HOUR
-    looked = Collector._look
+    remove = Collector._remove
 
-    def look(self: Collector, locked: object) -> object:
-        seen = looked(self, locked)
+    def use_and_remove(self: Collector, id: str, last: float) -> bool:
         store.path(entry.id)
-        return seen
+        return remove(self, id, last)
 
-    monkeypatch.setattr(Collector, "_look", look)
+    monkeypatch.setattr(Collector, "_remove", use_and_remove)
     assert store.gc(max_size=0).models == ()
     assert store.path(entry.id) == entry.path

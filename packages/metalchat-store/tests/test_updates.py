@@ -55,7 +55,9 @@ def template(text: str) -> bytes:
 
 
 def tree(home: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    """What the store holds; what it remembers about servers is not part of it."""
+    files = [path for name in ("blobs", "models", "snapshots") for path in (home / name).rglob("*") if path.is_file()]
+    return {str(path.relative_to(home)): path.read_bytes() for path in files}
 
 
 def test_a_model_that_is_up_to_date_has_nothing_to_change(store: Store, entry: Entry) -> None:

@@ -66,7 +66,7 @@ def test_every_model_type_has_a_golden_answer() -> None:
     assert ONE_OF_EACH.keys() | {"llama"} == FAMILIES.keys()
 
 
-@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("bits", [4, 6])
 @pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_quantised_weights_give_one_answer_on_every_path(family: str, bits: int, tmp_path: Path) -> None:
     mixed = {"o_proj": 8, "down_proj": 4, "gate": 8, "dense": 5, "lm_head": 0}
@@ -133,8 +133,8 @@ def test_a_cache_goes_back_only_as_far_as_its_windows_reach(family: str, tmp_pat
     assert cache.length == len(prompt)
     assert cache.rewind(len(prompt) - 40)
     np.testing.assert_allclose(np.array(decoder(mx.array([7]), cache, None)), np.array(expected), atol=1e-4, rtol=0)
-    for place in range(STEP + 10):
-        decoder.prefill(mx.array([place % 300]), cache, None)
+    for _ in range(30):
+        decoder.prefill(mx.array(prompt[:10]), cache, None)
     full = sum(window is None for window in decoder.config.windows) / len(decoder.config.windows)
     assert cache.nbytes <= held * (1 + full)
 

@@ -140,9 +140,13 @@ def test_what_must_be_there_is_named_when_missing(tmp_path: Path, key: str):
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
-        ({"general.architecture": "qwen2\x1b[2J"}, r" holds a 'qwen2\u001b[2J' model; only 'llama' is supported"),
+        (
+            {"general.architecture": "rwkv\x1b[2J"},
+            r" holds a 'rwkv\u001b[2J' model; 'gemma2', 'gemma3', 'gptneox', 'granite', 'llama', ",
+        ),
         ({"split.count": 3}, " is one of 3 parts of a model; join them with llama-gguf-split --merge"),
-        ({"llama.expert_count": 8}, " sets 'llama.expert_count', which is not supported"),
+        ({"llama.expert_shared_count": 2}, " sets 'llama.expert_shared_count', which is not supported"),
+        ({"llama.expert_gating_func": 2}, " sets 'llama.expert_gating_func', which is not supported"),
         ({"llama.attention.scale": 0.5}, " sets 'llama.attention.scale', which is not supported"),
         (
             {"llama.rope.dimension_count": 8},
@@ -221,13 +225,13 @@ def changed(tmp_path: Path, name: str, stored: Stored | None) -> Path:
             "blk.0.attn_q_norm.weight",
             encode(np.zeros(16, np.float32), "F32"),
             UnsupportedModel,
-            "has the tensor 'blk.0.attn_q_norm.weight', which a Llama model does not have",
+            "has the tensor 'blk.0.attn_q_norm.weight', which a llama model does not have",
         ),
         (
             "blk.1.attn_norm.weight",
             encode(np.zeros(64, np.float32), "F32"),
             UnsupportedModel,
-            "has the tensor 'blk.1.attn_norm.weight', which a Llama model does not have",
+            "has the tensor 'blk.1.attn_norm.weight', which a llama model does not have",
         ),
     ],
 )

@@ -117,8 +117,8 @@ def _gguf(path: Path, name: str, options: Options) -> Checkpoint:
     header = read_header(path)
     document = config_from_gguf(header)
     ends = document.pop("eos_token_id", None)
-    factors = (document.get("rope_scaling") or {}).get("rope_type") == "gguf_factors"
-    if factors:
+    kind = (document["rope_scaling"] or {}).get("rope_type")
+    if kind == "gguf_factors":
         document["rope_scaling"] = None
     config = read_config(document | {"eos_token_id": ends or None}, what=header.file, options=options)
     packings = {
@@ -143,7 +143,7 @@ def _gguf(path: Path, name: str, options: Options) -> Checkpoint:
         plain_bytes=sum(tensor.nbytes for tensor in plain),
         has_template=True if isinstance(header.metadata.get("tokenizer.chat_template"), str) else None,
         gguf=header,
-        factors=factors,
+        factors=kind in ("gguf_factors", "longrope"),
     )
 
 

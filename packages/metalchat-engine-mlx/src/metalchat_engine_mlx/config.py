@@ -179,13 +179,15 @@ class ModelConfig:
         return next((found for rope in self.ropes() if (found := rope.regime(length)) is not None), None)
 
     def with_factors(self, factors: tuple[float, ...]) -> "ModelConfig":
-        """The same model with ropes of these factors."""
+        """The same model with ropes of these factors: a row for each regime, one after the other."""
 
         def changed(layer: LayerSpec) -> LayerSpec:
             rope = layer.attention.rope
             if rope is None:
                 return layer
-            rope = dataclasses.replace(rope, factors=(factors,))
+            half = rope.dims // 2
+            rows = tuple(factors[start : start + half] for start in range(0, len(factors), half))
+            rope = dataclasses.replace(rope, factors=rows)
             return dataclasses.replace(layer, attention=dataclasses.replace(layer.attention, rope=rope))
 
         return dataclasses.replace(self, layers=tuple(map(changed, self.layers)))

@@ -1,4 +1,4 @@
-"""GGUF files of Llama models: a checked header, and from it configuration, tokenizer and MLX weights."""
+"""GGUF files: a checked header, and from it configuration, tokenizer and MLX weights."""
 
 from typing import TYPE_CHECKING
 

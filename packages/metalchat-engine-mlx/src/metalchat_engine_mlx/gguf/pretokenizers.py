@@ -56,6 +56,10 @@ _TEKKEN: Final = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _BREAKS_AND_SPACES
 )
+_GPT4O: Final = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _BREAKS_AND_SPACES
+)
 _DEEPSEEK_V3: Final = (
     r"\p{N}{1,3}",
     "[一-龥぀-ゟ゠-ヿ]+",
@@ -68,11 +72,12 @@ _WITH_SINGLE_DIGITS: Final = PreTokenizer(digits=True, gpt2=True)
 _WITH_LLAMA3_RULES: Final = PreTokenizer(splits=(_LLAMA3,), whole=True, add_bos=True)
 _WITH_QWEN2_RULES: Final = PreTokenizer(splits=(_QWEN2,), nfc=True)
 
-# The names of llama.cpp (src/llama-vocab.cpp) that models of the architecture `llama` use.
+# The names of llama.cpp (src/llama-vocab.cpp) that models of these families use.
 PRETOKENIZERS: Final[dict[str, PreTokenizer]] = {
     "default": PreTokenizer(splits=(r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
     "gpt-2": _WITH_GPT2_RULES,
     "phi-2": _WITH_GPT2_RULES,
+    "olmo": _WITH_GPT2_RULES,
     "smollm": _WITH_SINGLE_DIGITS,
     "starcoder": _WITH_SINGLE_DIGITS,
     "refact": _WITH_SINGLE_DIGITS,
@@ -82,6 +87,8 @@ PRETOKENIZERS: Final[dict[str, PreTokenizer]] = {
     "falcon3": _WITH_LLAMA3_RULES,
     "pixtral": _WITH_LLAMA3_RULES,
     "smaug-bpe": PreTokenizer(splits=(_LLAMA3,)),
+    "dbrx": PreTokenizer(splits=(_LLAMA3,)),
+    "gpt-4o": PreTokenizer(splits=(_GPT4O,)),
     "qwen2": _WITH_QWEN2_RULES,
     "deepseek-r1-qwen": _WITH_QWEN2_RULES,
     "tekken": PreTokenizer(splits=(_TEKKEN,), whole=True, add_bos=True),

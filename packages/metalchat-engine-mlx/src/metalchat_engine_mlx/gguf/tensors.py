@@ -1,41 +1,38 @@
-"""Which tensor of a `llama` GGUF file is which parameter of a Hugging Face Llama model, and of what shape."""
+"""Which tensor of a GGUF file is which parameter of a Hugging Face model, and of what shape."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from metalchat_engine import InvalidModel, UnsupportedModel
 
-from metalchat_engine_mlx.gguf.config import ROPE_FACTORS, config_from_gguf
+from metalchat_engine_mlx.config import ExpertsSpec, LayerSpec, LinearSpec, ModelConfig, NormSpec
+from metalchat_engine_mlx.gguf._architectures import ARCHITECTURES
+from metalchat_engine_mlx.gguf._metadata import text
+from metalchat_engine_mlx.gguf.config import LONG_FACTORS, ROPE_FACTORS, config_from_gguf
 from metalchat_engine_mlx.gguf.header import GgufHeader, GgufTensor, shown
+from metalchat_engine_mlx.models import read_config
 
 GROUP_SIZE: Final = 32
 BITS: Final = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}
 PLAIN: Final = frozenset({"F32", "F16", "BF16"})
-
-_LINEAR: Final = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_NORMS: Final = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+_FACTORS: Final = (ROPE_FACTORS, *LONG_FACTORS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
     """One tensor with its place: `module` as Hugging Face names it, `part` is "weight" or "bias".
 
-    `heads` is not 0 where the rows lie in ggml's order of rotary pairs, for that many heads.
+    `heads` is not 0 where the rows lie in ggml's order of rotary pairs, for that many heads; or, `fused`, where they
+    are all queries, keys and values of that many heads, which Hugging Face has head by head. `less` is taken off.
     """
 
     module: str
     part: str
     tensor: GgufTensor
     heads: int = 0
+    fused: bool = False
+    less: float = 0.0
 
 
 def parameters(header: GgufHeader) -> tuple[Parameter, ...]:
@@ -47,8 +44,11 @@ def parameters(header: GgufHeader) -> tuple[Parameter, ...]:
     found = tuple(_expected(header))
     known = {parameter.tensor.name for parameter in found}
     for name in header.tensors:
-        if name not in known and name != ROPE_FACTORS and not name.endswith(".attn_rot_embd.weight"):
-            raise UnsupportedModel(f"'{header.file}' has the tensor '{shown(name)}', which a Llama model does not have")
+        if name not in known and name not in _FACTORS and not name.endswith(".attn_rot_embd.weight"):
+            kind = header.metadata["general.architecture"]
+            raise UnsupportedModel(
+                f"'{header.file}' has the tensor '{shown(name)}', which a {kind} model does not have"
+            )
     return found
 
 
@@ -60,42 +60,83 @@ def quantization(header: GgufHeader) -> dict[str, tuple[int, int] | None]:
     return {
         parameter.module: (BITS[parameter.tensor.type], GROUP_SIZE) if parameter.tensor.type in BITS else None
         for parameter in parameters(header)
-        if len(parameter.tensor.shape) == 2
+        if len(parameter.tensor.shape) > 1
     }
+
+
+def model_config(header: GgufHeader) -> ModelConfig:
+    """The model that the file describes. Raises what `config_from_gguf` raises, and InvalidModel."""
+    document = config_from_gguf(header)
+    if (document["rope_scaling"] or {}).get("rope_type") == "gguf_factors":
+        document["rope_scaling"] = None
+    return read_config(document | {"eos_token_id": document["eos_token_id"] or None}, what=header.file)
 
 
 def _expected(header: GgufHeader) -> Iterator[Parameter]:
-    config = config_from_gguf(header)
-    hidden, inner, head_dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    shapes = {
-        "attn_q": (heads * head_dim, hidden),
-        "attn_k": (kv_heads * head_dim, hidden),
-        "attn_v": (kv_heads * head_dim, hidden),
-        "attn_output": (hidden, heads * head_dim),
-        "ffn_gate": (inner, hidden),
-        "ffn_up": (inner, hidden),
-        "ffn_down": (hidden, inner),
-    }
-    biased = {name for name in shapes if config["attention_bias" if name.startswith("attn") else "mlp_bias"]}
-    rotated = {"attn_q": heads, "attn_k": kv_heads}
-    embedding = (config["vocab_size"], hidden)
-    yield _parameter(header, "token_embd", "model.embed_tokens", "weight", embedding)
-    for layer in range(config["num_hidden_layers"]):
-        block, module = f"blk.{layer}.", f"model.layers.{layer}."
-        for name, norm in _NORMS.items():
-            yield _parameter(header, block + name, module + norm, "weight", (hidden,))
-        for name, shape in shapes.items():
-            yield _parameter(header, block + name, module + _LINEAR[name], "weight", shape, rotated.get(name, 0))
-            if name in biased and not (name == "attn_output" and f"{block}{name}.bias" not in header.tensors):
-                yield _parameter(header, block + name, module + _LINEAR[name], "bias", shape[:1], rotated.get(name, 0))
-    yield _parameter(header, "output_norm", "model.norm", "weight", (hidden,))
-    if not config["tie_word_embeddings"]:
-        yield _parameter(header, "output", "lm_head", "weight", embedding)
+    config, architecture = model_config(header), ARCHITECTURES[text(header, "general.architecture")]
+    less = 1.0 if architecture.plus_one else 0.0
+    embedding = (config.vocab_size, config.hidden_size)
+    yield _parameter(header, "token_embd", config.embedding, "weight", embedding)
+    for index, layer in enumerate(config.layers):
+        block, module = f"blk.{index}.", f"{layer.name}."
+        for name, norm in _norms(layer):
+            if norm is not None:
+                yield _parameter(header, block + name, module + norm.name, "weight", (norm.size,), less=less)
+                if norm.bias:
+                    yield _parameter(header, block + name, module + norm.name, "bias", (norm.size,))
+        attention = layer.attention
+        for name, linear in _linears(layer):
+            order: dict[str, Any] = {}
+            if architecture.pairs and name in ("attn_q", "attn_k"):
+                order["heads"] = attention.heads if name == "attn_q" else attention.kv_heads
+            elif attention.by_head and name == "attn_qkv":
+                order |= {"heads": attention.heads, "fused": True}
+            shape = (linear.rows, linear.columns)
+            yield _parameter(header, block + name, module + linear.name, "weight", shape, **order)
+            # Some writers leave out an output bias of zeros.
+            if linear.bias and not (name == "attn_output" and f"{block}{name}.bias" not in header.tensors):
+                yield _parameter(header, block + name, module + linear.name, "bias", shape[:1], **order)
+        yield from _experts(header, block, layer)
+    yield _parameter(header, "output_norm", config.norm.name, "weight", (config.norm.size,), less=less)
+    if config.norm.bias:
+        yield _parameter(header, "output_norm", config.norm.name, "bias", (config.norm.size,))
+    if not config.tie_word_embeddings:
+        yield _parameter(header, "output", config.head, "weight", embedding)
+
+
+def _norms(layer: LayerSpec) -> Iterator[tuple[str, NormSpec | None]]:
+    yield "attn_norm", layer.before_attention
+    yield "post_attention_norm", layer.after_attention
+    yield "ffn_norm", layer.before_feed_forward
+    yield "post_ffw_norm", layer.after_feed_forward
+    yield "attn_q_norm", layer.attention.query_norm
+    yield "attn_k_norm", layer.attention.key_norm
+
+
+def _linears(layer: LayerSpec) -> Iterator[tuple[str, LinearSpec]]:
+    attention, block = layer.attention, layer.feed_forward
+    names = ("attn_qkv",) if len(attention.projections) == 1 else ("attn_q", "attn_k", "attn_v")
+    yield from zip(names, attention.projections, strict=True)
+    yield "attn_output", attention.output
+    if isinstance(block, ExpertsSpec):
+        yield "ffn_gate_inp", block.router
+        return
+    for name, linear in (("ffn_gate", block.gate), ("ffn_up", block.fused or block.up), ("ffn_down", block.down)):
+        if linear is not None:
+            yield name, linear
+
+
+def _experts(header: GgufHeader, block: str, layer: LayerSpec) -> Iterator[Parameter]:
+    experts = layer.feed_forward
+    if not isinstance(experts, ExpertsSpec):
+        return
+    for name, part in (("gate", experts.gate), ("up", experts.up), ("down", experts.down)):
+        shape = (experts.count, part.shape.rows, part.shape.columns)
+        yield _parameter(header, f"{block}ffn_{name}_exps", f"{layer.name}.{part.shape.name}", "weight", shape)
 
 
 def _parameter(
-    header: GgufHeader, name: str, module: str, part: str, shape: tuple[int, ...], heads: int = 0
+    header: GgufHeader, name: str, module: str, part: str, shape: tuple[int, ...], **place: Any
 ) -> Parameter:
     tensor = header.tensors.get(f"{name}.{part}")
     if tensor is None:
@@ -105,12 +146,12 @@ def _parameter(
             f"'{header.file}' is not a valid GGUF file: the tensor '{tensor.name}' is "
             f"{_times(tensor.shape)}, expected {_times(shape)}"
         )
-    if tensor.type not in PLAIN and not (tensor.type in BITS and len(shape) == 2):
-        supported = "F32, F16, BF16, Q8_0, Q4_0 and Q4_1" if len(shape) == 2 else "F32, F16 and BF16"
+    if tensor.type not in PLAIN and not (tensor.type in BITS and len(shape) > 1):
+        supported = "F32, F16, BF16, Q8_0, Q4_0 and Q4_1" if len(shape) > 1 else "F32, F16 and BF16"
         raise UnsupportedModel(
             f"'{header.file}': the tensor '{tensor.name}' is of type {tensor.type}; {supported} are supported"
         )
-    return Parameter(module=module, part=part, tensor=tensor, heads=heads)
+    return Parameter(module=module, part=part, tensor=tensor, **place)
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -11,9 +11,9 @@ from metalchat_engine import InvalidModel
 from numpy.typing import NDArray
 
 from metalchat_engine_mlx.gguf._metadata import invalid
-from metalchat_engine_mlx.gguf.config import ROPE_FACTORS, config_from_gguf
+from metalchat_engine_mlx.gguf.config import LONG_FACTORS, ROPE_FACTORS
 from metalchat_engine_mlx.gguf.header import GgufHeader, GgufTensor
-from metalchat_engine_mlx.gguf.tensors import BITS, Parameter, parameters
+from metalchat_engine_mlx.gguf.tensors import BITS, Parameter, model_config, parameters
 
 _CHUNK: Final = 4096  # blocks; what is in work stays in the cache
 _BLOCKS: Final = {  # ggml's block of 32 values: scale, minimum, quants
@@ -28,7 +28,7 @@ Bytes = NDArray[np.uint8]
 def load_weights(
     path: str | os.PathLike[str], header: GgufHeader, *, dtype: mx.Dtype | None = None
 ) -> dict[str, mx.array]:
-    """All parameters, under the names of a Hugging Face Llama checkpoint.
+    """All parameters, under the names of a Hugging Face checkpoint; experts are stacked, as MLX has them.
 
     A quantised matrix is three arrays: `.weight` (uint32, values packed along the rows, low bits first), `.scales` and
     `.biases` (one value for a group of 32), as `mx.quantized_matmul(..., group_size=32, bits=bits)` takes them; `bits`
@@ -41,8 +41,9 @@ def load_weights(
     `dtype` is that of scales, biases and plain tensors. None keeps what the file has: float16 for scales and biases,
     and each plain tensor's own. Dequantised in float32 the values equal ggml's exactly, but for the sign of zeros;
     float16 holds the scales exactly too. The rows of query and key projections are put back from ggml's order of rotary
-    pairs (2 i, 2 i + 1) to that of Hugging Face (i, i + head_dim / 2). A missing output bias is zeros where the other
-    attention biases exist. "rope_freqs" (float32 in any case) is there where rope_scaling is "gguf_factors".
+    pairs (2 i, 2 i + 1) to that of Hugging Face (i, i + head_dim / 2), those of GPT-NeoX head by head, and Gemma's
+    norms are less by one, as in its checkpoints. A missing output bias is zeros where the other attention biases exist.
+    "rope_freqs" (float32 in any case) is there where `config_from_gguf` says so.
 
     The file is read tensor by tensor. Raises what `parameters` raises, before anything is read, and InvalidModel where
     the file is no longer the one the header was read from.
@@ -67,12 +68,16 @@ def _read_all(
     for parameter in todo:
         tensor = parameter.tensor
         raw = _read(file, tensor, header).reshape(tensor.shape[0], -1)
-        if parameter.heads:
+        if parameter.fused:
+            raw = _head_order(raw, parameter.heads)
+        elif parameter.heads:
             raw = _rotary_order(raw, parameter.heads)
         if tensor.type in BITS:
             _add_quantised(weights, parameter, raw, dtype or mx.float16)
         else:
             array = _plain(raw, tensor.type).reshape(tensor.shape)
+            if parameter.less:
+                array = array - parameter.less
             weights[f"{parameter.module}.{parameter.part}"] = array if dtype is None else array.astype(dtype)
     return weights
 
@@ -100,6 +105,11 @@ def _rotary_order(raw: Bytes, heads: int) -> Bytes:
     return raw.reshape(heads, pairs, 2, -1).swapaxes(1, 2).reshape(raw.shape)
 
 
+def _head_order(raw: Bytes, heads: int) -> Bytes:
+    """Rows from (query or key or value, head, dim) to (head, query or key or value, dim)."""
+    return raw.reshape(3, heads, raw.shape[0] // heads // 3, -1).swapaxes(0, 1).reshape(raw.shape)
+
+
 def _plain(raw: Bytes, kind: str) -> mx.array:
     """A flat array of F32, F16 or BF16."""
     flat = np.ascontiguousarray(raw).reshape(-1)
@@ -109,7 +119,7 @@ def _plain(raw: Bytes, kind: str) -> mx.array:
 
 
 def _add_quantised(weights: dict[str, mx.array], parameter: Parameter, raw: Bytes, dtype: mx.Dtype) -> None:
-    rows, kind = parameter.tensor.shape[0], parameter.tensor.type
+    rows, kind = parameter.tensor.shape[:-1], parameter.tensor.type
     blocks = np.ascontiguousarray(raw).reshape(-1).view(_BLOCKS[kind])
     scales = _halves(blocks["d"], rows).astype(dtype)
     if kind == "Q8_0":
@@ -118,13 +128,13 @@ def _add_quantised(weights: dict[str, mx.array], parameter: Parameter, raw: Byte
     else:
         quants = _nibbles(blocks["q"]).view("<u4")
         biases = scales * -8 if kind == "Q4_0" else _halves(blocks["m"], rows).astype(dtype)
-    weights[f"{parameter.module}.weight"] = _array(quants.reshape(rows, -1))
+    weights[f"{parameter.module}.weight"] = _array(quants.reshape(*rows, -1))
     weights[f"{parameter.module}.scales"] = scales
     weights[f"{parameter.module}.biases"] = biases
 
 
-def _halves(values: NDArray[np.float16], rows: int) -> mx.array:
-    return _array(np.ascontiguousarray(values).reshape(rows, -1))
+def _halves(values: NDArray[np.float16], rows: tuple[int, ...]) -> mx.array:
+    return _array(np.ascontiguousarray(values).reshape(*rows, -1))
 
 
 def _array(values: Any) -> mx.array:
@@ -150,22 +160,21 @@ def _nibbles(blocks: NDArray[np.void]) -> NDArray[np.uint64]:
 
 
 def _add_rope_factors(weights: dict[str, mx.array], file: FileIO, header: GgufHeader) -> None:
-    tensor = header.tensors.get(ROPE_FACTORS)
-    if tensor is None:
-        return
-    factors = _read(file, tensor, header).view("<f4")
-    if not np.all((factors >= 1e-6) & (factors <= 1e6)):
-        raise invalid(header, f"the tensor '{ROPE_FACTORS}' has a factor that is not from 1e-06 to 1e+06")
-    weights["rope_freqs"] = _array(factors)
+    found: list[NDArray[np.float32]] = []
+    for name in (ROPE_FACTORS, *LONG_FACTORS):
+        tensor = header.tensors.get(name)
+        if tensor is not None:
+            found.append(_read(file, tensor, header).view("<f4"))
+            if not np.all((found[-1] >= 1e-6) & (found[-1] <= 1e6)):
+                raise invalid(header, f"the tensor '{name}' has a factor that is not from 1e-06 to 1e+06")
+    if found:
+        weights["rope_freqs"] = _array(np.concatenate(found))
 
 
 def _add_output_biases(weights: dict[str, mx.array], header: GgufHeader) -> None:
-    config = config_from_gguf(header)
-    if not config["attention_bias"]:
-        return
-    for layer in range(config["num_hidden_layers"]):
-        module = f"model.layers.{layer}.self_attn"
-        if f"{module}.o_proj.bias" not in weights:
-            weights[f"{module}.o_proj.bias"] = mx.zeros(
-                config["hidden_size"], dtype=weights[f"{module}.v_proj.bias"].dtype
-            )
+    for layer in model_config(header).layers:
+        output = layer.attention.output
+        name = f"{layer.name}.{output.name}.bias"
+        if output.bias and name not in weights:
+            like = weights[f"{layer.name}.{layer.attention.projections[-1].name}.bias"]
+            weights[name] = mx.zeros(output.rows, dtype=like.dtype)

@@ -12,7 +12,7 @@ from metalchat_manifest.errors import InvalidModelFile
 MAX_BYTES = 16 * 2**20
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_PIECE = re.compile(r'"(?:[^"\\]++|\\.)*+"|[{}\[\]:]|\n', re.DOTALL)
+_PIECE = re.compile(r'"(?:[^"\\]++|\\.)*"|[{}\[\]:]|\n', re.DOTALL)
 
 
 def load_object(path: Path) -> tuple[str, dict[str, Any]] | None:

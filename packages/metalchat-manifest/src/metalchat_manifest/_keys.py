@@ -12,7 +12,7 @@ MAX_PARTS = 16  # of one key
 MAX_DEPTH = 64  # of arrays and tables within each other
 
 BARE = re.compile(r"[A-Za-z0-9_-]+")
-_PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|'[^'\n]*'""")
+_PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"\\\n]*+(?:\\.[^"\\\n]*+)*"|'[^'\n]*'""")
 _SPACE = re.compile(r"[ \t]*")
 _ESCAPES = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
 _NEEDS_ESCAPE = re.compile(r'[\x00-\x1f\x7f"\\]')

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from metalchat_manifest._keys import MAX_DEPTH, KeySyntaxError, Path, read_key, skip_space
 
-_BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*+)*+")
+_BLANK = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*")
 _STRINGS = (
-    re.compile(r'"""(?:[^"\\]++|\\.|"(?!""))*+"""(?:"{0,2})', re.DOTALL),
-    re.compile(r"'''(?:[^']++|'(?!''))*+'''(?:'{0,2})"),
-    re.compile(r'"(?:[^"\\\n]++|\\[^\n])*+"'),
+    re.compile(r'"""(?:[^"\\]++|\\.|"(?!""))*"""(?:"{0,2})', re.DOTALL),
+    re.compile(r"'''(?:[^']++|'(?!''))*'''(?:'{0,2})"),
+    re.compile(r'"(?:[^"\\\n]++|\\[^\n])*"'),
     re.compile(r"'[^'\n]*+'"),
 )
 _SCALAR = re.compile(r"\d{4}-\d\d-\d\d \d\d:[^\s,#\]}]*|[^\s,#\[\]{}\"']+")

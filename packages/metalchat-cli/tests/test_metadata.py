@@ -2,6 +2,7 @@
 
 import sys
 import zipfile
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ GROUP = "metalchat.commands"
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only folder that Python looks for distributions in."""
     monkeypatch.setattr(sys, "path", [str(tmp_path), str(tmp_path / "python.zip")])
+    others = [finder for finder in sys.meta_path if not hasattr(finder, "find_distributions")]
+    monkeypatch.setattr(sys, "meta_path", [*others, PathFinder])
     return tmp_path
 
 

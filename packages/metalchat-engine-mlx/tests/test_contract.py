@@ -1,10 +1,11 @@
 """The engine keeps the contract, on real models of random weights."""
 
 import pytest
-from metalchat_engine import EngineSettings, ModelSource
+from metalchat_engine import EngineSettings, Model, ModelSource
 from metalchat_engine.testing import EngineContract
 from metalchat_engine_mlx import MlxEngine
 from metalchat_engine_mlx.testing import write_tiny_model
+from metalchat_prompt.testing import CHATML_TOOLS_TEMPLATE
 
 
 class _Tiny(EngineContract):
@@ -30,6 +31,20 @@ class TestQuantised(_Tiny):
     def source(cls, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
         path = write_tiny_model(tmp_path_factory.mktemp("quantised") / "tiny", bits=4, seed=1)
         return ModelSource(path=path, name="tiny-q4")
+
+
+class TestTools(_Tiny):
+    """A template that offers tools, and knows reasoning."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+        path = tmp_path_factory.mktemp("tools") / "tiny"
+        return ModelSource(path=write_tiny_model(path, chat_template=CHATML_TOOLS_TEMPLATE))
+
+    def test_tools_and_reasoning_are_declared(self, model: Model) -> None:
+        assert model.info.capabilities.tools
+        assert model.info.capabilities.reasoning
 
 
 class TestGrowingRope(_Tiny):

@@ -1,6 +1,6 @@
 """Answers that must have a form: what a request asks for, compiled, and the tokens that may come next."""
 
-import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,20 @@ if TYPE_CHECKING:
 
 _MOST_TRIALS = 200
 _LONGEST = 300
+_PLACE = re.compile(r"^at \d+\(\d+\): |failed to compile JSON schema: ")
+_SHOWN = re.compile(r"\s*(\d+ \||\^)")
 _NESTED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties", "not", "contains", "if", "then", "else", "propertyNames")
 
 
 class Guide:
-    """Follows one answer through its grammar."""
+    """Follows one answer through its grammar. Making one raises what `mask` does: before any token is computed."""
 
     def __init__(self, matcher: "llguidance.LLMatcher", vocab_size: int, option: str) -> None:
         self._matcher, self._vocab_size, self._option = matcher, vocab_size, option
+        self._first: NDArray[np.bool_] | None = None
+        self._first = self.mask()
 
     @property
     def done(self) -> bool:
@@ -36,6 +40,9 @@ class Guide:
 
         Raises UnsupportedRequest where none may, or where finding out takes too long.
         """
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little").view(np.bool_)[: self._vocab_size]
         self._check()
@@ -73,9 +80,12 @@ class Compiler:
     def constraint(self, constraint: Constraint, after: Sequence[int]) -> Guide:
         """A guide for the answer to the prompt `after`. Raises UnsupportedRequest for what cannot be compiled."""
         term = _term(constraint)
-        matcher = self._matcher(self._prompt.answer_grammar(term, after=after))
+        grammar = self._prompt.answer_grammar(term, after=after)
+        if isinstance(constraint, Grammar) and grammar == f"start: {term}\n":
+            grammar = constraint.grammar
+        matcher = self._matcher(grammar)
         if matcher.is_error():
-            reason = _line(matcher.get_error())
+            reason = _line(matcher.get_error(), place=isinstance(constraint, Grammar))
             where = ""
             if isinstance(constraint, JsonSchema):
                 path, inner = self._culprit(constraint.schema)
@@ -94,7 +104,8 @@ class Compiler:
     def _matcher(self, grammar: str) -> "llguidance.LLMatcher":
         import llguidance
 
-        return llguidance.LLMatcher(self._vocabulary(), grammar, log_level=0)
+        lark = llguidance.LLMatcher.grammar_from_lark(grammar)
+        return llguidance.LLMatcher(self._vocabulary(), lark, log_level=0)
 
     def _vocabulary(self) -> "llguidance.LLTokenizer":
         import llguidance
@@ -108,7 +119,8 @@ class Compiler:
                     )
                 except (KeyboardInterrupt, SystemExit):
                     raise
-                except BaseException as error:  # noqa: BLE001 - a panic of the library is no Exception
+                except BaseException as error:
+                    # A panic of the library is no Exception.
                     reason = _line(str(error)) or type(error).__name__
                     raise UnsupportedRequest(
                         f"the model's tokenizer cannot be used for constraints: {reason}", option="constraint"
@@ -145,8 +157,10 @@ def _term(constraint: Constraint) -> str:
     if isinstance(constraint, Regex):
         import llguidance
 
-        return f"/{llguidance.regex_to_lark(constraint.pattern, '')}/"
+        return "/" + llguidance.regex_to_lark(constraint.pattern, "d") + "/"
     if isinstance(constraint, Grammar):
+        if constraint.grammar.lstrip().startswith("{"):
+            raise UnsupportedRequest("the constraint is not a grammar in Lark notation", option="constraint")
         return f"%lark {{\n{constraint.grammar}\n}}"
     raise UnsupportedRequest("the constraint is of an unknown kind", option="constraint")
 
@@ -160,7 +174,7 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
                 yield f"{key}/{name}", part
     for key in _LISTED:
         listed = schema.get(key)
-        for place, part in enumerate(listed if isinstance(listed, list | tuple) else ()):
+        for place, part in enumerate(listed if isinstance(listed, Sequence) else ()):
             if isinstance(part, Mapping):
                 yield f"{key}/{place}", part
     for key in _SINGLE:
@@ -171,16 +185,18 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 def _refers(schema: Mapping[str, Any]) -> bool:
     """Whether a reference would point elsewhere if this part stood alone."""
-    reference = schema.get("$ref")
-    return (
-        isinstance(reference, str) and reference.startswith("#") and not reference.startswith(("#/$defs", "#/defini"))
-    )
+    reference = schema.get("$ref", "")
+    shared = ("#/$defs/", "#/definitions/")
+    return isinstance(reference, str) and reference.startswith("#") and not reference.startswith(shared)
 
 
-def _line(text: str) -> str:
-    """The first line of a message that says something, kept short."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    reason = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")
-    first = (lines[0] if lines else "").removesuffix("regex parse error:").strip()
-    shown = "".join(character if character.isprintable() else " " for character in " ".join([first, reason]))
-    return shown.strip()[:_LONGEST]
+def _line(text: str, *, place: bool = False) -> str:
+    """What a message of the library says, in one line and kept short; `place` keeps the line and column."""
+    # The library shows the place in its input too, in lines of their own.
+    said = [
+        line.strip()
+        for line in text.partition("<state>")[0].splitlines()
+        if re.search(r"\w", line) and not _SHOWN.match(line)
+    ]
+    line = " ".join(said) if place else _PLACE.sub("", " ".join(said))
+    return "".join(character if character.isprintable() else " " for character in line)[:_LONGEST].strip()

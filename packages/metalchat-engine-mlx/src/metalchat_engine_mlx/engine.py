@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from metalchat_engine import (
     SPI_VERSION,
+    Capabilities,
     EngineError,
     EngineSettings,
     Inspection,
@@ -35,9 +36,7 @@ class MlxEngine:
     def inspect(self, source: ModelSource) -> Inspection:
         try:
             checkpoint = read_checkpoint(source)
-            has_template = checkpoint.has_template
-            if has_template is None:
-                has_template = read_prompt(checkpoint).has_template
+            declared = _declared(checkpoint)
         except EngineError as error:
             return Inspection(loadable=False, reason=str(error))
         on_cpu = _expects_cpu()
@@ -51,7 +50,7 @@ class MlxEngine:
             context_length=checkpoint.config.context_length,
             weights_bytes=loaded_bytes(checkpoint, on_cpu=on_cpu),
             cache_bytes_per_token=checkpoint.config.cache_values_per_token * value_bytes,
-            capabilities=capabilities(messages=has_template),
+            capabilities=declared,
         )
 
     def load(self, source: ModelSource, settings: EngineSettings) -> Model:
@@ -81,6 +80,27 @@ def loaded_bytes(checkpoint: Checkpoint, *, on_cpu: bool) -> int:
         values = checkpoint.packed_bytes * 8 // (packing.bits + 32 // packing.group_size)
         extra = values // packing.group_size * 4
     return checkpoint.packed_bytes + checkpoint.plain_bytes + extra
+
+
+def _declared(checkpoint: Checkpoint) -> Capabilities:
+    """What the model can be asked for, told from its chat template, without its tokenizer where it has one.
+
+    Raises InvalidModel.
+    """
+    from metalchat_prompt import PromptError, output_format, template_text
+
+    if checkpoint.has_template:
+        try:
+            if checkpoint.gguf is None:
+                template = template_text(checkpoint.path)
+            else:
+                template = str(checkpoint.gguf.metadata.get("tokenizer.chat_template", ""))
+        except PromptError as error:
+            raise InvalidModel(f"'{checkpoint.name}': {error}") from error
+        if template:
+            return capabilities(output_format(template), messages=True)
+    prompt = read_prompt(checkpoint)
+    return capabilities(prompt.output_format, messages=prompt.has_template)
 
 
 def read_prompt(checkpoint: Checkpoint) -> "Prompt":

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import mlx.core as mx
@@ -13,19 +13,21 @@ from metalchat_engine import (
     FinishReason,
     PromptProgress,
     SampledToken,
-    StopStrings,
     TextDelta,
     Timings,
     TokenLogprob,
     Usage,
 )
 
+from metalchat_engine_mlx import blas
 from metalchat_engine_mlx.cache import KVCache
+from metalchat_engine_mlx.constraints import Guide
 from metalchat_engine_mlx.decoder import Decoder
+from metalchat_engine_mlx.reply import Reply
 from metalchat_engine_mlx.sampling import Sampler
 
 if TYPE_CHECKING:
-    from metalchat_prompt import Detokenizer, Tokenizer
+    from metalchat_prompt import OutputEvent, Tokenizer
 
 
 @dataclass(slots=True)
@@ -46,8 +48,6 @@ class Plan:
     limit: int
     chunk: int
     stop_ids: frozenset[int]
-    stop: Sequence[str]
-    own_stop: Sequence[str]
     logprobs: int | None
     started: float
 
@@ -64,13 +64,14 @@ class Answer:
         plan: Plan,
         cache: KVCache,
         sampler: Sampler,
-        text: "Detokenizer",
+        reply: Reply,
         vocabulary: "Tokenizer",
         turn: "Turn",
+        *,
+        guide: Guide | None = None,
     ) -> None:
         self._model, self._plan, self.cache, self._sampler = model, plan, cache, sampler
-        self._text, self._vocabulary, self._turn = text, vocabulary, turn
-        self._stop = StopStrings((*plan.stop, *plan.own_stop))
+        self._reply, self._vocabulary, self._turn, self._guide = reply, vocabulary, turn, guide
         self._known = list(plan.tokens)
         self._sampled: list[SampledToken] = []
         self.regime = model.config.regime(len(plan.tokens))
@@ -84,7 +85,7 @@ class Answer:
         total, cached = len(plan.tokens), self.cache.length
         if cached:
             yield PromptProgress(processed=cached, total=total)
-        regime = self.regime
+        regime, guide = self.regime, self._guide
         start = cached
         while total - start > plan.chunk:
             with self._turn():
@@ -101,8 +102,13 @@ class Answer:
         count = 0
         while count < plan.limit:
             with self._turn():
-                following = self._following(draw) if count + 1 < plan.limit else None
+                last = count + 1 == plan.limit
+                following = None if last or guide is not None else self._following(draw)
                 token = _integer(draw.token)
+                if guide is not None and token not in plan.stop_ids:
+                    # The next token depends on this one: its mask is made while the model computes.
+                    guide.accept(token)
+                    following = None if last or guide.done else self._following(draw)
                 self._known.append(token)
             if token in plan.stop_ids:
                 reason = "stop"
@@ -110,32 +116,26 @@ class Answer:
             count += 1
             if plan.logprobs is not None:
                 self._sampled.append(self._described(token, draw))
-            text = self._stop.push(self._text.push(token))
-            if self._stop.found is not None:
+            yield from self._told(self._reply.push(token))
+            if self._reply.stopped or (guide is not None and guide.done):
                 reason = "stop"
-            if text:
-                yield self._delta(text)
-            if following is None or self._stop.found is not None:
+            if following is None or self._reply.stopped:
                 break
             draw = following
-        if self._stop.found is None:
-            text = self._stop.push(self._text.flush())
-            if self._stop.found is not None:
-                reason = "stop"
-            text += self._stop.flush()
-            if text or self._sampled:
-                yield self._delta(text)
-        elif self._sampled:
-            yield self._delta("")
+        yield from self._told(self._reply.finish(truncated=reason == "length"))
+        if self._reply.stopped:
+            reason = "stop"
+        if self._sampled:
+            yield TextDelta(text="", sampled=self._taken())
         yield Finish(
-            reason=reason,
+            reason="tool_calls" if self._reply.called else reason,
             usage=Usage(prompt_tokens=total, completion_tokens=count, cached_tokens=cached),
             timings=Timings(
                 prefill_seconds=first - plan.started,
                 decode_seconds=time.perf_counter() - first,
                 peak_memory=mx.get_peak_memory() + self._model.scratch_bytes,
             ),
-            stop=self._stop.found if self._stop.found in plan.stop else None,
+            stop=self._reply.stop,
         )
 
     def _following(self, draw: Draw) -> Draw:
@@ -151,7 +151,11 @@ class Answer:
         return self._draw(logits)
 
     def _draw(self, logits: mx.array) -> Draw:
-        draw = Draw(self._sampler(logits))
+        allowed = None
+        if self._guide is not None:
+            mx.async_eval(logits)
+            allowed = blas.array(self._guide.mask())
+        draw = Draw(self._sampler(logits, allowed))
         wanted = self._plan.logprobs
         if wanted is None:
             mx.async_eval(draw.token)
@@ -180,10 +184,15 @@ class Answer:
     def _token(self, token: int, logprob: float) -> TokenLogprob:
         return TokenLogprob(token=token, text=self._vocabulary.decode([token]), logprob=logprob)
 
-    def _delta(self, text: str) -> TextDelta:
+    def _told(self, events: "Sequence[OutputEvent]") -> Iterator[Event]:
+        """The events, and with the first text the tokens that were drawn since the last."""
+        for event in events:
+            yield replace(event, sampled=self._taken()) if isinstance(event, TextDelta) and self._sampled else event
+
+    def _taken(self) -> tuple[SampledToken, ...]:
         sampled = tuple(self._sampled)
         self._sampled.clear()
-        return TextDelta(text=text, sampled=sampled)
+        return sampled
 
 
 class Turn(Protocol):

@@ -56,7 +56,7 @@ def load_model(
         conversations=own.conversations,
         dtype=own.dtype or checkpoint.dtype,
         quantization=checkpoint.quantization,
-        capabilities=capabilities(messages=found.has_template),
+        capabilities=capabilities(found.output_format, messages=found.has_template),
     )
 
 

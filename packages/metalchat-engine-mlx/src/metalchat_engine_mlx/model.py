@@ -19,14 +19,17 @@ from metalchat_engine import (
     ModelClosed,
     ModelInfo,
     OutOfMemory,
+    Tool,
     UnsupportedRequest,
     check,
 )
 
+from metalchat_engine_mlx.constraints import Compiler, Guide
 from metalchat_engine_mlx.conversations import Conversations
 from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.defaults import Defaults
 from metalchat_engine_mlx.generate import Answer, Plan
+from metalchat_engine_mlx.reply import Reply
 from metalchat_engine_mlx.sampling import Sampler
 from metalchat_engine_mlx.streams import give_back
 from metalchat_engine_mlx.turns import Turns
@@ -69,6 +72,7 @@ class MlxModel:
         self._vocab_size, self._context_length = decoder.config.vocab_size, context_length
         self._architecture = decoder.config.model_type
         self._capabilities = capabilities
+        self._compiler = Compiler(prompt, vocab_size=self._vocab_size, stop_ids=self._stop_ids)
 
     @property
     def info(self) -> ModelInfo:
@@ -100,12 +104,13 @@ class MlxModel:
             limit=room if request.max_tokens is None else min(room, request.max_tokens),
             chunk=self._chunk,
             stop_ids=self._stop_ids,
-            stop=request.stop,
-            own_stop=() if request.prompt is not None else self._prompt.stop_strings,
             logprobs=request.logprobs,
             started=started,
         )
-        return self._answer(request, plan)
+        with self._translated():
+            guide = self._guide(request, tokens)
+            reply = self._reply(request, tokens, guided=guide is not None)
+        return self._answer(request, plan, reply, guide)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """The prompt tokens of `messages`, with what begins the answer."""
@@ -142,7 +147,7 @@ class MlxModel:
 
         try:
             if request.prompt is None:
-                tokens = self._prompt.encode(request.messages)
+                tokens = self._prompt.encode(request.messages, tools=_offered(request))
             else:
                 tokens = self._prompt.encode_text(request.prompt)
         except (ConversationRefused, NoTemplate) as error:
@@ -157,7 +162,43 @@ class MlxModel:
         # The model needs something to start from; an empty text may have no tokens at all.
         return tokens or tuple(sorted(self._stop_ids)[:1]) or (0,)
 
-    def _answer(self, request: GenerationRequest, plan: Plan) -> Iterator[Event]:
+    def _guide(self, request: GenerationRequest, tokens: Sequence[int]) -> Guide | None:
+        """What the answer must look like, compiled. Raises UnsupportedRequest for what cannot be."""
+        tools = _offered(request)
+        if request.constraint is not None:
+            if tools:
+                raise UnsupportedRequest(
+                    "a constraint and tools cannot be combined; set tool_choice to 'none', or leave one of them out",
+                    option="constraint",
+                )
+            return self._compiler.constraint(request.constraint, tokens)
+        if not tools or request.tool_choice == "auto":
+            return None
+        named = [tool for tool in tools if tool.name == request.tool_choice]
+        grammar = self._prompt.call_grammar(named or tools, after=tokens, several=not named)
+        if grammar is None:
+            raise UnsupportedRequest(
+                f"model '{self._name}' cannot be made to call tools in its own syntax; set tool_choice to 'auto'",
+                option="tool_choice",
+            )
+        return self._compiler.calls(grammar)
+
+    def _reply(self, request: GenerationRequest, tokens: Sequence[int], *, guided: bool) -> Reply:
+        from metalchat_prompt import OutputFormat
+
+        tools = _offered(request)
+        parser = self._prompt.parser(tools, after=tokens, by_token=True)
+        if guided and not tools and not parser.reasoning:
+            # Such an answer begins at once, whatever it looks like.
+            parser = self._prompt.parser(layout=OutputFormat())
+        return Reply(
+            self._prompt.detokenizer(),
+            parser,
+            stop=request.stop,
+            own_stop=() if request.prompt is not None else self._prompt.stop_strings,
+        )
+
+    def _answer(self, request: GenerationRequest, plan: Plan, reply: Reply, guide: Guide | None) -> Iterator[Event]:
         from metalchat_prompt import PromptError
 
         with self._turn():
@@ -181,9 +222,10 @@ class MlxModel:
             plan,
             cache or decoder.new_cache(),
             sampler,
-            self._prompt.detokenizer(),
+            reply,
             self._prompt.tokenizer,
             self._turn,
+            guide=guide,
         )
         del cache, decoder, sampler
         kept = False
@@ -202,6 +244,15 @@ class MlxModel:
                 self._conversations.put(key, answer.cache, answer.tokens, answer.regime)
 
     @contextmanager
+    def _translated(self) -> Iterator[None]:
+        from metalchat_prompt import PromptError
+
+        try:
+            yield
+        except PromptError as error:
+            raise InvalidModel(f"model '{self._name}': {error}") from error
+
+    @contextmanager
     def _turn(self) -> Iterator[None]:
         with self._turns:
             self._check_open()
@@ -214,3 +265,8 @@ class MlxModel:
                 if "allocate" not in str(error) and "memory" not in str(error):
                     raise
                 raise OutOfMemory(f"model '{self._name}' ran out of memory; lower context_length") from error
+
+
+def _offered(request: GenerationRequest) -> tuple[Tool, ...]:
+    """The tools that the model may call."""
+    return () if request.tool_choice == "none" else request.tools

@@ -41,9 +41,14 @@ class Sampler:
             self._seen[mx.array(list(set(prompt)))] = True
         self._counts: mx.array | None = mx.zeros(vocab_size) if self._presence or self._frequency else None
 
-    def __call__(self, logits: mx.array) -> mx.array:
-        """The next token id, a scalar; lazily, so that the step that needs it can be built before it is known."""
+    def __call__(self, logits: mx.array, allowed: mx.array | None = None) -> mx.array:
+        """The next token id, a scalar; lazily, so that the step that needs it can be built before it is known.
+
+        `allowed` says of every token whether it may be drawn.
+        """
         logits = self._adjusted(logits.astype(mx.float32))
+        if allowed is not None:
+            logits = mx.where(allowed, logits, -mx.inf)
         if self._key is None:
             token = mx.argmax(logits)
         else:

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from metalchat_engine import Capabilities, EngineSettings, UnsupportedRequest, check_settings
+
+if TYPE_CHECKING:
+    from metalchat_prompt import OutputFormat
 
 KNOWN = ("conversations", "device", "dtype", "threads")
 
@@ -45,6 +48,17 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
     )
 
 
-def capabilities(*, messages: bool) -> Capabilities:
-    """What this engine honours; messages need a chat template."""
-    return Capabilities(messages=messages, logprobs=True, logit_bias=True, penalties=True, seed=True)
+def capabilities(layout: "OutputFormat", *, messages: bool) -> Capabilities:
+    """What this engine honours; messages, tools and reasoning need a chat template that knows them."""
+    return Capabilities(
+        messages=messages,
+        tools=messages and layout.takes_tools,
+        json_schema=True,
+        regex=True,
+        grammar=True,
+        logprobs=True,
+        logit_bias=True,
+        penalties=True,
+        seed=True,
+        reasoning=messages and layout.reasoning is not None,
+    )

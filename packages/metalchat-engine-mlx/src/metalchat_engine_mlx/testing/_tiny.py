@@ -79,9 +79,10 @@ def write_tiny_model(
     stacked: bool = False,
     shards: int = 1,
     generation_config: Mapping[str, Any] | None = None,
+    chat_template: str = CHATML_TEMPLATE,
     **changes: Any,
 ) -> Path:
-    """Write a whole model directory: config, weights, a ChatML tokenizer and its template. Returns `directory`.
+    """Write a whole model directory: config, weights, a ChatML tokenizer and a template. Returns `directory`.
 
     With `bits`, every matrix is quantised as MLX does it, which needs MLX; `mixed` gives modules whose names end so
     other bits, or none with 0. `stacked` puts all experts of a layer in one matrix, as MLX does. `changes` go to
@@ -129,7 +130,7 @@ def write_tiny_model(
     (directory / "tokenizer.json").write_bytes(chatml_tokenizer_json())
     _write(
         directory / "tokenizer_config.json",
-        {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>", "chat_template": CHATML_TEMPLATE},
+        {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>", "chat_template": chat_template},
     )
     return directory
 

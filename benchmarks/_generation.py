@@ -103,7 +103,7 @@ def mlx_lm(folder: Path, prompt: list[int], answer: int) -> dict[str, float | st
     import mlx.core as mx
     from mlx_lm import load, stream_generate
 
-    model, tokenizer = load(str(folder))
+    model, tokenizer = load(str(folder))[:2]
     list(stream_generate(model, tokenizer, prompt[:2], max_tokens=WARM_UP))
     text, first, count, given = "", 0.0, 0, 0
     started = time.perf_counter()

@@ -46,7 +46,7 @@ def main() -> None:
         ]
     facts["load afterwards"] = load()
     notes = [
-        f"model {gguf.name}, scales of the peer's copy in {peer.name.rpartition('-')[2]}, the fastest for it here",
+        f"model {gguf.name}; scales of the peer's copy in {peer.name.rpartition('-')[2]}",
         f"first token: {starts} runs of each in turn, after one that is not counted; the others: {runs}, each after a "
         "short answer that is not counted; median (first to third quartile)",
         f"prefill of {prompt} tokens and decode of {answer}, greedy, timed around each library by the same program",

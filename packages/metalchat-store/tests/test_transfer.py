@@ -26,7 +26,8 @@ def blobs(home: Path) -> list[Path]:
 
 
 def partial(home: Path) -> list[Path]:
-    return sorted((home / "partial").iterdir())
+    """The unfinished files and their journals."""
+    return sorted(path for path in (home / "partial").iterdir() if path.suffix != ".hint")
 
 
 def faulty(*faults: Fault, **options) -> MemoryRemote:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from metalchat_store._files import create, is_link, is_running, open_regular, owner, read_file, remove, write_at
+from metalchat_store._hints import SUFFIX as HINT
 from metalchat_store._layout import Layout
 from metalchat_store._locks import SUFFIX
 from metalchat_store._spans import Span, Spans
@@ -142,7 +143,8 @@ def useless(layout: Layout, keys: frozenset[str], *, now: float) -> list[Path]:
                 if pid is not None and suffix.endswith((".part", ".json")):
                     unusable = gone and (key in keys or item.stat(follow_symlinks=False).st_mtime < now - _KEEP)
                 elif pid is None:
-                    unusable = suffix == SUFFIX and key in keys
+                    unusable = suffix in (SUFFIX, HINT) and key in keys
+                    unusable |= suffix == HINT and item.stat(follow_symlinks=False).st_mtime < now - _KEEP
                 elif suffix.endswith(".old"):
                     unusable = gone and os.path.lexists(layout.models / key)
                 else:

@@ -72,16 +72,15 @@ class Blobs:
         """Give verified content its name. `freeze` makes it read-only, which must not be done to a shared inode.
 
         What is not `settled` may be anything after a power failure, so `settle` comes before a snapshot names it: no
-        blob is trusted without one.
+        blob is trusted without one. Such content never takes the place of a blob that is there.
         """
         target = self.path(digest)
         make_folder(target.parent, sync=settled)
         if freeze:
             os.fchmod(descriptor, 0o444)
-        if settled:
+        if settled or not _linked(temporary, target):
             sync_file(descriptor)
-        os.replace(temporary, target)  # noqa: PTH105 - the fault tests count calls of os
-        if settled:
+            os.replace(temporary, target)  # noqa: PTH105 - the fault tests count calls of os
             sync_folder(target.parent)
         return Stamp.of(os.fstat(descriptor))
 
@@ -105,6 +104,17 @@ class Blobs:
         """Remove a blob, if it is there."""
         with suppress(FileNotFoundError):
             self.path(digest).unlink()
+
+
+def _linked(temporary: Path, target: Path) -> bool:
+    """Give a file a second name, unless that exists or cannot be given."""
+    try:
+        os.link(temporary, target, follow_symlinks=False)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

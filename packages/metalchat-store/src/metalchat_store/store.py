@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from metalchat_store._files import disk_errors
 from metalchat_store.adopting import Adopting
 from metalchat_store.entries import MANIFEST
+from metalchat_store.errors import ModelNotFound
 from metalchat_store.types import Entry, Plan, Progress, Pulled, Verification
 from metalchat_store.upkeep import Upkeep
 from metalchat_store.versions import Versions
@@ -96,7 +97,10 @@ class Store(Adopting, Versions, Upkeep):
             self._layout.prepare()
             snapshots = Snapshots(self._layout)
             with self._changing(entry.id):
-                gone = self._entries.take_away(entry.id)
+                try:
+                    gone = self._entries.take_away(entry.id)
+                except FileNotFoundError:  # by another process, since it was found
+                    raise ModelNotFound(f"model '{entry.id}' not found") from None
                 orphans = snapshots.orphans(frozenset(self._entries.ids()), before=self._now() - _RECENT)
                 snapshots.forget(snapshots.others(entry.id) | orphans, Blobs(self._layout.blobs))
             remove(gone)

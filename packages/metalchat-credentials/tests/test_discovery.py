@@ -105,7 +105,10 @@ def test_a_backend_that_does_not_load_is_an_error_that_names_its_distribution(in
     [(None, ["safe", "vault"]), ("", []), ("vault", ["vault"]), ("vault, safe", ["safe", "vault"]), ("other", [])],
 )
 def test_the_environment_restricts_which_plugins_may_load(install, plugins, listed) -> None:
-    install(point("vault", "builtins:dict", "vault-plugin"), point("safe", "builtins:dict", "safe-plugin"))
+    install(
+        point("vault", "builtins:dict", "vault-plugin"),
+        point("safe", "builtins:dict", "metalchat-safe-plugin"),  # a name like ours is not ours
+    )
     environ = {} if plugins is None else {"METALCHAT_PLUGINS": plugins}
     found = backends(environ=environ)
     assert [entry.name for entry in found if entry.distribution.endswith("-plugin")] == listed

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from metalchat_credentials.backend import BackendPoint, SecretBackend
 
 GROUP = "metalchat.credentials"
+# The distribution whose backends METALCHAT_PLUGINS never restricts.
+BUILT_IN = "metalchat-credentials"
 
 
 def backends(*, environ: Mapping[str, str] | None = None) -> tuple[BackendPoint, ...]:
@@ -69,7 +71,11 @@ def _points(environ: Mapping[str, str]) -> list[tuple[EntryPoint, str, str]]:
     for point in entry_points(group=GROUP):
         distribution = "" if point.dist is None else point.dist.name
         version = "" if point.dist is None else point.dist.version
-        if allowed is None or point.name in allowed or distribution.startswith("metalchat-"):
+        if allowed is None or point.name in allowed or _normalised(distribution) == BUILT_IN:
             # One distribution seen twice on the path is still one.
             found.setdefault((point.name, distribution), (point, distribution, version))
     return [found[key] for key in sorted(found)]
+
+
+def _normalised(distribution: str) -> str:
+    return "-".join(part for part in distribution.lower().replace("_", "-").replace(".", "-").split("-") if part)

@@ -58,6 +58,7 @@ def quickstart(
         said = answer.stream(opened.model, opened.request((Message.user(question),)))
     if said.finish is None:
         raise KeyboardInterrupt
+    terminal.end_answer()  # the rest is on standard error, which may be the same pipe
     terminal.note(answer.statistics(said.finish), "dim")
     for line in NEXT:
         terminal.note(line, "dim")

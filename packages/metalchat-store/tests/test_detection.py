@@ -122,7 +122,8 @@ def test_F_1_pickles_are_refused_by_name() -> None:
     with pytest.raises(NotAModel) as caught:
         chosen("config.json", "pytorch_model.bin")
     assert str(caught.value) == (
-        "'org/m' has no safetensors weights (found pytorch_model.bin, which can run code and is not read)"
+        "'org/m' has no safetensors weights (found pytorch_model.bin, which can run code and is not read): "
+        "find it in safetensors or GGUF with 'metalchat model search m'"
     )
     assert caught.value.exit_code == 6
 

@@ -58,7 +58,8 @@ class Download:
         self._limit = limit if file.size is None else file.size
         self._seen = seen
         self._offset = 0
-        self._identified = file.sha256 is not None or (file.git_sha1 is not None and file.size is not None)
+        identified = file.sha256 is not None or (file.git_sha1 is not None and file.size is not None)
+        self._identified = identified or file.md5 is not None
         self._several = isinstance(remote, ReadsParts) and self._identified and file.size is not None
         self.partial = partial if partial is not None else begin()
         self._reset()
@@ -88,6 +89,8 @@ class Download:
             raise Damaged(_difference("sha256", self._file.sha256, digest.hex))
         if self._git is not None and self._git.hexdigest() != self._file.git_sha1:
             raise Damaged(_difference("git sha1", str(self._file.git_sha1), self._git.hexdigest()))
+        if self._md5 is not None and self._md5.hexdigest() != self._file.md5:
+            raise Damaged(_difference("md5", str(self._file.md5), self._md5.hexdigest()))
         return digest
 
     def _reset(self) -> None:
@@ -97,6 +100,8 @@ class Download:
         self._git: hashlib._Hash | None = None
         if self._file.git_sha1 is not None and self._file.size is not None and self._file.sha256 is None:
             self._git = hashlib.sha1(f"blob {self._file.size}\0".encode(), usedforsecurity=False)
+        self._md5 = None if self._file.md5 is None else hashlib.md5(usedforsecurity=False)
+        self._hashers = tuple(hasher for hasher in (self._sha256, self._git, self._md5) if hasher is not None)
 
     def _rehash(self) -> None:
         """Take over what an earlier process fetched."""
@@ -117,8 +122,7 @@ class Download:
         self._hash_to(self._spans.reach(self._offset))
 
     def _hash_to(self, end: int) -> None:
-        hashers = (self._sha256,) if self._git is None else (self._sha256, self._git)
-        self._offset = hash_file(self.partial.descriptor, end, hashers, self._show, start=self._offset)
+        self._offset = hash_file(self.partial.descriptor, end, self._hashers, self._show, start=self._offset)
 
     def _islands(self) -> bool:
         """Whether there is more than the hashed bytes."""
@@ -202,9 +206,8 @@ class Download:
                 "Nothing was kept"
             )
         write_at(self.partial.descriptor, chunk, self._offset)
-        self._sha256.update(chunk)
-        if self._git is not None:
-            self._git.update(chunk)
+        for hasher in self._hashers:
+            hasher.update(chunk)
         self._spans.add(self._offset, end)
         if self.partial.ranged:
             self.partial.grown(self._spans, len(chunk))

@@ -24,6 +24,7 @@ Authorizer = Callable[[str], str | None]
 """Maps an absolute URL to the value of the Authorization header that belongs to it, or None."""
 
 MAX_FILES = 10_000
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _COMMIT = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")
 
 
@@ -58,8 +59,8 @@ class RemoteFile:
     """One file of a repository, as listed. Construction checks the name and the identities (`IntegrityError`).
 
     `size` in bytes, None where only the transfer tells. `sha256` of the content; `git_sha1` is the git blob id of the
-    content (never of an LFS pointer) and needs `size`. Either, both or none may be known.
-    `location` is the remote's own business: a URL, a path, a key.
+    content (never of an LFS pointer) and needs `size`. `md5` is compared too where a server gives nothing better.
+    Any of them may be known. `location` is the remote's own business: a URL, a path, a key.
     """
 
     path: str
@@ -67,6 +68,7 @@ class RemoteFile:
     sha256: str | None = None
     git_sha1: str | None = None
     location: str = ""
+    md5: str | None = None
 
     def __post_init__(self) -> None:
         check_name(self.path)
@@ -74,6 +76,8 @@ class RemoteFile:
             Digest(self.sha256)
         if self.git_sha1 is not None:
             check_sha1(self.git_sha1)
+        if self.md5 is not None and _MD5.fullmatch(self.md5) is None:
+            raise IntegrityError("the server sent a file identity that is not valid")
         if self.size is not None and (type(self.size) is not int or not 0 <= self.size < 1 << 63):
             raise IntegrityError("the server sent a file size that is not valid")
 

@@ -101,7 +101,8 @@ def _choose(name: str, found: Mapping[str, RemoteFile], gguf: str | None) -> Sel
     tensors = _tensors(found)
     if tensors and ("config.json" in found or "params.json" in found):
         others = tuple(path for path in metadata if path != INDEX or len(tensors) > 1 or _SHARD.fullmatch(tensors[0]))
-        variant = "huggingface" if "config.json" in found else "meta"
+        own = name.startswith("meta:") and "params.json" in found
+        variant = "huggingface" if "config.json" in found and not own else "meta"
         return Selection(variant=variant, weights=tensors, others=others + papers)
     models = [path for path in found if path.endswith(".gguf") and not path.rpartition("/")[2].startswith("mmproj")]
     if len(models) == 1:
@@ -113,7 +114,8 @@ def _choose(name: str, found: Mapping[str, RemoteFile], gguf: str | None) -> Sel
     pickles = [path for path in found if path.endswith(_PICKLES)]
     if pickles and not tensors:
         raise NotAModel(
-            f"'{name}' has no safetensors weights (found {_listed(pickles)}, which can run code and is not read)"
+            f"'{name}' has no safetensors weights (found {_listed(pickles)}, which can run code and is not read): "
+            f"{_instead(name, pickles)}"
         )
     raise NotAModel(f"'{name}' is not a model: found {_listed(list(found))}; {_LOOKED_FOR}")
 
@@ -128,6 +130,13 @@ def _tensors(found: Mapping[str, RemoteFile]) -> tuple[str, ...]:
     if ours:
         return tuple(ours)
     return tuple(top) if len(top) == 1 else ()
+
+
+def _instead(name: str, pickles: list[str]) -> str:
+    """Where the same model may be had without code in it."""
+    if any(path.rpartition("/")[2].startswith("consolidated.") for path in pickles):
+        return "'metalchat model pull meta:NAME' converts what Meta itself gives out"
+    return f"find it in safetensors or GGUF with 'metalchat model search {name.rpartition('/')[2]}'"
 
 
 def _listed(names: list[str]) -> str:

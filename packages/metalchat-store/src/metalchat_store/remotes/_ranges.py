@@ -94,7 +94,7 @@ class Ranges:
         stream.refuse_encoding(self._name)
         length = _length(stream)
         if size is not None and length not in (None, size - offset):
-            raise IntegrityError(f"{stream.origin.shown} sent another size for {self._name!a} than the index gives")
+            raise IntegrityError(f"{stream.origin.shown} sent another size for {self._name!a} than was listed")
         etag = _ETAG.fullmatch(stream.headers.get("etag", ""))
         left = size - offset if size is not None else MAX_SIZE if length is None else length
         exact = size is not None or length is not None

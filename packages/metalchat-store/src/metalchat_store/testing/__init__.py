@@ -5,15 +5,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from metalchat_store.testing._contract import RemoteContract
     from metalchat_store.testing.faults import FaultyOs
+    from metalchat_store.testing.files import FakeFiles
     from metalchat_store.testing.hub import FakeHub
     from metalchat_store.testing.index import FakeIndex
     from metalchat_store.testing.memory import MemoryRemote
+    from metalchat_store.testing.meta import FakeMeta
 
-__all__ = ["FakeHub", "FakeIndex", "FaultyOs", "MemoryRemote", "RemoteContract"]
+__all__ = ["FakeFiles", "FakeHub", "FakeIndex", "FakeMeta", "FaultyOs", "MemoryRemote", "RemoteContract"]
 
 _HOMES = {
+    "FakeFiles": "files",
     "FakeHub": "hub",
     "FakeIndex": "index",
+    "FakeMeta": "meta",
     "FaultyOs": "faults",
     "MemoryRemote": "memory",
     "RemoteContract": "_contract",

@@ -1,0 +1,195 @@
+"""Llama models from Meta itself: `meta:Llama3.2-1B-Instruct`, by the signed link that Meta mails after a request.
+
+The link has one `*` where folder and file go, and a signature in its query, which is a secret: whoever has the link
+can download. It is taken from the variable `METALCHAT_META_URL` of the store's environment and goes to the server that
+it names and nowhere else; no message, record, journal or identifier holds any of it.
+
+Meta's checklist gives each file's MD5 or SHA-256. The files are fetched against it, and become safetensors, a
+`config.json` and a `tokenizer.json` on the way into the store (see `metalchat_store.checkpoint`).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from urllib.parse import urlsplit
+
+from metalchat_store._address import AddressError, Origin, origin_of
+from metalchat_store._answers import TooLarge, gathered
+from metalchat_store._http import Head, Http, busy
+from metalchat_store.checkpoint import model
+from metalchat_store.checkpoint.params import LIMIT, read_params
+from metalchat_store.errors import (
+    AccessDenied,
+    IntegrityError,
+    InvalidRepository,
+    NetworkError,
+    RepositoryNotFound,
+    StoreError,
+)
+from metalchat_store.remote import Body, Listing, Member, RemoteContext, RemoteFile
+from metalchat_store.remotes._meta_releases import Release, find_release
+from metalchat_store.remotes._ranges import Ranges
+
+LINK = "METALCHAT_META_URL"
+ASK = "https://www.llama.com/llama-downloads"
+_CHECKLIST = "checklist.chk"
+_CHECKLIST_LIMIT = 64 << 10
+_LINE = re.compile(r"([0-9a-fA-F]{32}|[0-9a-fA-F]{64})[ \t]+[*]?(?:[.]/)?([A-Za-z0-9][A-Za-z0-9._-]{0,127})")
+
+
+class MetaRemote:
+    """Lists Meta's files of one release; the converted model is what is kept. The commit is the checklist's SHA-256."""
+
+    def __init__(self) -> None:
+        self._own: Http | None = None
+        self._lock = Lock()
+
+    def list(self, repository: str, *, revision: str | None, context: RemoteContext) -> Listing:
+        """The files that the checklist covers; `params.json` is read, so that what cannot be used is not fetched.
+
+        Raises `AccessDenied` without a link, or with one that expired.
+        """
+        release = _release(repository)
+        if revision is not None:
+            raise InvalidRepository(f"'{repository}' has no revisions: pull it without one")
+        checklist = self._small(release, _CHECKLIST, _CHECKLIST_LIMIT, context)
+        digests = parse_checklist(checklist)
+        params = self._small(release, model.PARAMS, LIMIT, context)
+        files = [_file(release, model.PARAMS, len(params), digests)]
+        _verify(params, files[0])
+        read_params(params)
+        for name in (model.TOKENIZER, *release.weights):
+            if name not in digests:
+                if name != model.TOKENIZER:
+                    raise IntegrityError(f"Meta's checklist of '{release.name}' does not name '{name}'")
+                context.notice(f"Meta's checklist does not name '{name}': only its size is compared")
+            files.append(_file(release, name, self._size(release, name, context), digests))
+        commit = hashlib.sha256(checklist).hexdigest()[:40]
+        return Listing(repository=repository, commit=commit, files=tuple(files), license=release.license)
+
+    @contextmanager
+    def read(
+        self, listing: Listing, file: RemoteFile, *, offset: int, context: RemoteContext, validator: str | None = None
+    ) -> Iterator[Body]:
+        """The bytes of a file from `offset`, or from 0 if the server does not continue there."""
+        ranges = self._ranges(_release(listing.repository), file.path, context)
+        with ranges.read(offset, size=file.size, validator=validator) as body:
+            yield body
+
+    def members(self, listing: Listing, archives: Mapping[str, Path]) -> Iterable[Member]:
+        """The model in safetensors."""
+        return model.members(archives, _release(listing.repository).traits)
+
+    def close(self) -> None:
+        """End all connections."""
+        with self._lock:
+            own, self._own = self._own, None
+        if own is not None:
+            own.close()
+
+    def _small(self, release: Release, name: str, limit: int, context: RemoteContext) -> bytes:
+        with self._ranges(release, name, context).read(0, size=None, validator=None) as body:
+            try:
+                return gathered(iter(body), limit)
+            except TooLarge:
+                raise IntegrityError(f"'{name}' is larger than {limit >> 10} KiB") from None
+
+    def _size(self, release: Release, name: str, context: RemoteContext) -> int:
+        ranges = self._ranges(release, name, context)
+        size, _ = ranges.tail(1)
+        if size is None:
+            with ranges.read(0, size=None, validator=None):
+                raise NetworkError(f"the server of '{release.name}' does not tell the size of '{name}'")
+        return size
+
+    def _ranges(self, release: Release, name: str, context: RemoteContext) -> Ranges:
+        link, origin = _link(release, context.environ)
+
+        def refuse(head: Head) -> StoreError:
+            return _refusal(head, release, name)
+
+        url = link.replace("*", f"{release.folder}/{name}", 1)
+        return Ranges(self._http(context), url, home=origin, authorize=_nobody, name=name, refuse=refuse)
+
+    def _http(self, context: RemoteContext) -> Http:
+        if context.client is not None:
+            if not isinstance(context.client, Http):
+                raise TypeError("RemoteContext.client is not an Http")
+            return context.client
+        with self._lock:
+            if self._own is None:
+                self._own = Http(clock=context.clock)
+            return self._own
+
+
+def parse_checklist(data: bytes) -> Mapping[str, str]:
+    """The digest of each file by its name: 32 digits of MD5 or 64 of SHA-256. Raises `IntegrityError`."""
+    found: dict[str, str] = {}
+    for line in data.decode("utf-8", errors="replace").splitlines():
+        if not line.strip():
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if match is None or match[2] in found:
+            raise IntegrityError("Meta's checklist is not a list of digests and file names")
+        found[match[2]] = match[1].lower()
+    return found
+
+
+def _release(repository: str) -> Release:
+    return find_release(repository.partition(":")[2])
+
+
+def _link(release: Release, environ: Mapping[str, str]) -> tuple[str, Origin]:
+    """The signed link and its server; nothing of the link is in an error."""
+    link = environ.get(LINK, "").strip()
+    if not link:
+        raise AccessDenied(
+            f"'{release.name}' needs the link that Meta mails for it (ask at {ASK}): "
+            f"give it at the prompt, with --url-stdin, or in {LINK}"
+        )
+    try:
+        origin = origin_of(link)
+        parts = urlsplit(link)
+    except (AddressError, ValueError):
+        origin, parts = None, urlsplit("")
+    if origin is None or link.count("*") != 1 or not parts.path.endswith("/*") or parts.fragment:
+        raise InvalidRepository(
+            "this is not a link as Meta mails it: https://..., with one '*' at the end of its path, '?' and the rest"
+        )
+    return link, origin
+
+
+def _file(release: Release, name: str, size: int, digests: Mapping[str, str]) -> RemoteFile:
+    digest = digests.get(name, "")
+    return RemoteFile(
+        path=name,
+        size=size,
+        sha256=digest if len(digest) == 64 else None,
+        md5=digest if len(digest) == 32 else None,
+        location=f"{release.folder}/{name}",
+    )
+
+
+def _verify(data: bytes, file: RemoteFile) -> None:
+    whole = file.sha256 in (None, hashlib.sha256(data).hexdigest())
+    if not whole or file.md5 not in (None, hashlib.md5(data, usedforsecurity=False).hexdigest()):
+        raise IntegrityError(f"'{file.path}' is damaged: it is not what Meta's checklist says. Nothing was kept")
+
+
+def _refusal(head: Head, release: Release, name: str) -> StoreError:
+    host = head.origin.shown
+    if head.status in (401, 403, 410):
+        return AccessDenied(
+            f"the link expired, or it is not for '{release.name}': ask Meta for a new one at {ASK} and pull again; "
+            "what was fetched is kept"
+        )
+    if head.status == 404:
+        return RepositoryNotFound(f"{host} has no '{name}' of '{release.name}': is the link for another release?")
+    return busy(head) or NetworkError(f"{host} answered {head.status} when asked for '{name}'")
+
+
+def _nobody(_url: str) -> str | None:
+    return None

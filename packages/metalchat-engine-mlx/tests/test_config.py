@@ -85,7 +85,7 @@ LIES: list[tuple[str, Any, str]] = [
     ("quantization", [], "'config.json': 'quantization' is [], expected an object"),
 ]
 UNSUPPORTED: list[tuple[str, Any, str]] = [
-    ("model_type", "bert", "'config.json': 'model_type' is 'bert', this engine runs gemma2, gemma3_text, gpt_neox, "),
+    ("model_type", "bert", "'model_type' is 'bert', this engine runs gemma2, gemma3, gemma3_text, gpt_neox, "),
     ("model_type", ["llama"], "'config.json': 'model_type' is ['llama'], this engine runs gemma2, "),
     ("model_type", None, "'config.json': 'model_type' is missing, this engine runs gemma2, "),
     ("hidden_act", "tanh", "'hidden_act' is 'tanh', this engine runs gelu, gelu_new, gelu_pytorch_tanh, relu and silu"),

@@ -1,6 +1,8 @@
 """Every family in every form that its checkpoints have: quantised, in shards, its experts one by one or stacked."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from metalchat_engine_mlx.host import HostBlocks
 from metalchat_engine_mlx.models import FAMILIES
 from metalchat_engine_mlx.parameters import Parameters
 from metalchat_engine_mlx.streams import borrow
-from metalchat_engine_mlx.testing import write_tiny_model
+from metalchat_engine_mlx.testing import write_safetensors, write_tiny_model
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "golden.json").read_text())
 ONE_OF_EACH = {
@@ -63,7 +65,8 @@ def answer(decoder: Decoder, prompt: list[int], count: int, chunk: int = 1000) -
 
 
 def test_every_model_type_has_a_golden_answer() -> None:
-    assert ONE_OF_EACH.keys() | {"llama"} == FAMILIES.keys()
+    # A gemma3 is a gemma3_text with pictures.
+    assert ONE_OF_EACH.keys() | {"llama", "gemma3"} == FAMILIES.keys()
 
 
 @pytest.mark.parametrize("bits", [4, 6])
@@ -161,3 +164,52 @@ def test_a_conversation_that_a_window_has_forgotten_is_computed_again(tmp_path: 
         assert said(long, "c")[1] > 500
         assert said(short, "c") == expected
         assert said(short, "c")[1] > 5
+
+
+def rewritten(directory: Path, names: Callable[[str], str], extra: dict[str, Any]) -> Path:
+    """The model of a directory with its tensors renamed, and some that it does not need."""
+    found = mx.load(str(directory / "model.safetensors"))
+    assert isinstance(found, dict)
+    tensors = {names(name): np.array(values) for name, values in found.items()}
+    write_safetensors(directory / "model.safetensors", tensors | extra)
+    return directory
+
+
+@pytest.mark.parametrize("start", ["language_model.model.", "model.language_model."])
+def test_a_gemma_that_sees_pictures_is_run_as_its_text_model(start: str, tmp_path: Path) -> None:
+    plain = write_tiny_model(tmp_path / "plain", bits=8, **ONE_OF_EACH["gemma3_text"])
+    config = json.loads((plain / "config.json").read_text())
+    pictures = write_tiny_model(tmp_path / "pictures", bits=8, **ONE_OF_EACH["gemma3_text"])
+    outer = {"vision_config": {}, "eos_token_id": [1, 106], "quantization": config.pop("quantization")}
+    (pictures / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": config, **outer}))
+    extra = {
+        "vision_tower.embed.weight": np.zeros((4, 4), np.float32),
+        "model.multi_modal_projector.weight": np.zeros((4, 4), np.float32),
+    }
+    rewritten(pictures, lambda name: start + name.removeprefix("model."), extra)
+    expected, tokens = answer(build(plain, DeviceBlocks()), PROMPT, count=6)
+    found, same = answer(build(pictures, DeviceBlocks()), PROMPT, count=6)
+    np.testing.assert_array_equal(np.array(found), np.array(expected))
+    assert same == tokens
+    inspected = [MlxEngine().inspect(ModelSource(path=path)) for path in (plain, pictures)]
+    assert inspected[1].architecture == "gemma3"
+    assert replace(inspected[1], architecture="gemma3_text") == inspected[0]
+    assert read_checkpoint(ModelSource(path=pictures)).config.eos_token_ids == {1, 106}
+    (pictures / "config.json").write_text(json.dumps({"model_type": "gemma3"}))
+    reason = MlxEngine().inspect(ModelSource(path=pictures)).reason
+    assert reason == "'config.json': 'text_config' is missing, expected an object"
+
+
+def test_the_names_that_mlx_gives_a_gpt_neox_are_known(tmp_path: Path) -> None:
+    plain = write_tiny_model(tmp_path / "plain", **ONE_OF_EACH["gpt_neox"])
+    decoder = build(plain, DeviceBlocks())
+    renamed = {"gpt_neox.layers.": "model.h.", "gpt_neox.": "model.", "embed_out": "model.embed_out"}
+
+    def names(name: str) -> str:
+        old = next(old for old in renamed if name.startswith(old))
+        return renamed[old] + name.removeprefix(old)
+
+    rewritten(plain, names, {"model.h.0.attention.bias": np.zeros((1, 4), np.float32)})
+    found, _ = answer(build(plain, DeviceBlocks()), PROMPT, count=0)
+    # The first decoder holds all it needs, although its file is another one now.
+    np.testing.assert_array_equal(np.array(found), np.array(answer(decoder, PROMPT, count=0)[0]))

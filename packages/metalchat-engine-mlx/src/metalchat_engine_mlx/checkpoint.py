@@ -78,6 +78,7 @@ def read_checkpoint(source: ModelSource) -> Checkpoint:
 def _directory(path: Path, name: str, options: Options) -> Checkpoint:
     config = read_config(read_object(path / "config.json"), options=options)
     tensors = weight_files(path, name=name)
+    config = config.named_as(tensors)
     check_tensors(config, tensors)
     if not (path / "tokenizer.json").is_file():
         raise UnsupportedModel(f"'{name}' has no tokenizer.json")
@@ -90,7 +91,7 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
     used = {
         key: tensor
         for key, tensor in tensors.items()
-        if not (config.tie_word_embeddings and key.startswith(f"{config.head}."))
+        if config.needs(key) and not (config.tie_word_embeddings and key.startswith(f"{config.head}."))
     }
     parts = {f"{module}.{part}" for module in packings for part in ("weight", "scales", "biases")}
     embedding = used.get(f"{config.embedding}.scales", used[f"{config.embedding}.weight"])

@@ -4,7 +4,7 @@ A family (see `models`) describes itself in these words; the weights are checked
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +13,10 @@ from metalchat_engine_mlx.rope import Regime, Rope
 
 Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"]
 ACTIVATIONS: tuple[Activation, ...] = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+
+
+# What old versions of transformers saved with the weights.
+_CONSTANTS = (".rotary_emb.inv_freq",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +142,10 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """A model. `embedding` and `head` name modules; `ignored` are endings of tensors that hold no weights.
+    """A model. `embedding` and `head` name modules.
+
+    `other_names` are beginnings of names with what some writers have instead; `passed_over` are beginnings of tensors
+    that the text does not need, `ignored` endings of those that hold no weights.
 
     `logit_scale` multiplies the logits, and `logit_softcap` caps them as `AttentionSpec.softcap` does scores. A model
     that `recomputes` forgets its cache where the rope's periods change with the length of the text.
@@ -157,6 +164,8 @@ class ModelConfig:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     recomputes: bool = False
+    other_names: tuple[Mapping[str, str], ...] = ()
+    passed_over: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     eos_token_ids: frozenset[int] = frozenset()
     quantization: Quantization = field(default_factory=Quantization)
@@ -170,6 +179,23 @@ class ModelConfig:
     @property
     def windows(self) -> tuple[int | None, ...]:
         return tuple(layer.attention.window for layer in self.layers)
+
+    def needs(self, tensor: str) -> bool:
+        """Whether a tensor is one of the text model's weights, or should be."""
+        return not tensor.startswith(self.passed_over) and not tensor.endswith((*_CONSTANTS, *self.ignored))
+
+    def named_as(self, tensors: Collection[str]) -> "ModelConfig":
+        """The same model under the names that the checkpoint uses."""
+        for names in self.other_names:
+            if f"{_renamed(self.embedding, names)}.weight" in tensors:
+                return dataclasses.replace(
+                    self,
+                    embedding=_renamed(self.embedding, names),
+                    head=_renamed(self.head, names),
+                    norm=dataclasses.replace(self.norm, name=_renamed(self.norm.name, names)),
+                    layers=tuple(dataclasses.replace(layer, name=_renamed(layer.name, names)) for layer in self.layers),
+                )
+        return self
 
     def ropes(self) -> frozenset[Rope]:
         return frozenset(layer.attention.rope for layer in self.layers if layer.attention.rope is not None)
@@ -191,3 +217,7 @@ class ModelConfig:
             return dataclasses.replace(layer, attention=dataclasses.replace(layer.attention, rope=rope))
 
         return dataclasses.replace(self, layers=tuple(map(changed, self.layers)))
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    return next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name)

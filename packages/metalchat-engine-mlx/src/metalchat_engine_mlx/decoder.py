@@ -25,7 +25,7 @@ class Decoder:
         self._head: Part = head if head is not None else blocks.linear([parameters.matrix(config.head)])
         self._ropes = config.ropes()
         self._periods: dict[Regime, Periods] = {}
-        mx.eval(self._norm.arrays())
+        mx.eval(self.arrays())  # from here on nothing is read from the files
         self.nbytes = sum({id(array): array.nbytes for array in self.arrays()}.values())
 
     def arrays(self) -> list[mx.array]:

@@ -15,6 +15,7 @@ from metalchat_engine_mlx.fields import Fields, Options, shown
 
 FAMILIES: Mapping[str, str] = {
     "gemma2": "gemma2",
+    "gemma3": "gemma3:read_with_pictures",
     "gemma3_text": "gemma3",
     "gpt_neox": "gpt_neox",
     "granite": "granite",
@@ -30,7 +31,7 @@ FAMILIES: Mapping[str, str] = {
     "smollm3": "smollm3",
     "starcoder2": "starcoder2",
 }
-"""The module of every `model_type`."""
+"""The module of every `model_type`, and after a colon its function where it is not `read`."""
 
 
 def read_config(
@@ -51,5 +52,6 @@ def read_config(
             f"'{what}': 'model_type' is {shown(model_type)}, this engine runs {', '.join(sorted(FAMILIES))}"
             f" (another one takes a module in {__name__}, as its docstring says)"
         )
-    config: ModelConfig = importlib.import_module(f"{__name__}.{module}").read(fields)
+    name, _, function = module.partition(":")
+    config: ModelConfig = getattr(importlib.import_module(f"{__name__}.{name}"), function or "read")(fields)
     return config

@@ -1,10 +1,41 @@
 """Gemma 3, text (arXiv 2503.19786): five of six layers in a window with a rope of their own, and normalised heads."""
 
+import dataclasses
+
 from metalchat_engine_mlx.config import LayerSpec, ModelConfig
 from metalchat_engine_mlx.fields import Fields
 from metalchat_engine_mlx.models._base import Base, read_activation, read_base, read_softcap, read_windows
 from metalchat_engine_mlx.models.gemma2 import norm, sandwich
 from metalchat_engine_mlx.rope import Rope, read_rope
+
+# What the config of a model with pictures leaves out.
+_DEFAULTS = {
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
+_PROJECTOR = "multi_modal_projector"
+_SHARED = ("dtype", "eos_token_id", "quantization", "quantization_config", "tie_word_embeddings", "torch_dtype")
+
+
+def read_with_pictures(fields: Fields) -> ModelConfig:
+    """The text model of one that sees pictures too: its config is nested, and its tensors are among others."""
+    text = fields.document.get("text_config")
+    if not isinstance(text, dict):
+        fields.refuse("text_config", text, "an object")
+    whole = {key: value for key in _SHARED if (value := fields.document.get(key)) is not None}
+    document = {**_DEFAULTS, **text, **whole, "model_type": fields.document["model_type"]}
+    return dataclasses.replace(
+        read(Fields(document, fields.what, fields.options)),
+        other_names=(
+            {"model.": "language_model.model.", "lm_head": "language_model.lm_head"},
+            {"model.": "model.language_model."},
+        ),
+        passed_over=tuple(f"{start}{part}." for start in ("", "model.") for part in ("vision_tower", _PROJECTOR)),
+    )
 
 
 def read(fields: Fields) -> ModelConfig:

@@ -48,5 +48,6 @@ def read(fields: Fields) -> ModelConfig:
         embedding="gpt_neox.embed_in",
         norm=norm("gpt_neox.final_layer_norm"),
         head="embed_out",
+        other_names=({"gpt_neox.layers.": "model.h.", "gpt_neox.": "model.", "embed_out": "model.embed_out"},),  # MLX
         ignored=(".attention.bias", ".attention.masked_bias"),  # masks that old versions of transformers saved
     )

@@ -9,8 +9,6 @@ from metalchat_engine_mlx.quantization import Packing
 from metalchat_engine_mlx.weights.header import Tensor
 
 PLAIN = ("F32", "F16", "BF16")
-# Constants that old versions of transformers saved with the weights.
-_IGNORED = (".rotary_emb.inv_freq",)
 
 
 def tied(config: ModelConfig, tensors: Mapping[str, object]) -> bool:
@@ -44,7 +42,7 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
     if config.tie_word_embeddings:
         known |= {f"{config.head}.{part}" for part in ("weight", "scales", "biases")}
     for name in tensors:
-        if name not in known and not name.endswith((*_IGNORED, *config.ignored)):
+        if name not in known and config.needs(name):
             raise UnsupportedModel(
                 f"the weights have the tensor '{name[:80]}', which this {config.model_type} model does not have"
             )

@@ -25,8 +25,11 @@ class Answer:
     finish: "Finish | None"
 
 
-def stream(model: "Model", request: "GenerationRequest") -> Answer:
-    """Write the answer to standard output as it comes, ending with a newline on a terminal."""
+def stream(model: "Model", request: "GenerationRequest", *, as_json: bool = False) -> Answer:
+    """Write the answer to standard output as it comes, ending with a newline on a terminal.
+
+    `as_json` says that it is JSON, and stays so: control characters are escaped as JSON does it.
+    """
     from metalchat_engine import Finish, PromptProgress, ReasoningDelta, TextDelta
 
     said: list[str] = []
@@ -37,7 +40,7 @@ def stream(model: "Model", request: "GenerationRequest") -> Answer:
             for event in events:
                 if isinstance(event, TextDelta):
                     said.append(event.text)
-                    terminal.write(event.text)
+                    terminal.write(terminal.json_text(event.text) if as_json else event.text)
                 elif isinstance(event, ReasoningDelta):
                     terminal.aside(event.text)
                 elif isinstance(event, PromptProgress):

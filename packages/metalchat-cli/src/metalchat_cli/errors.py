@@ -6,6 +6,7 @@
     ├── NotCheckedOut           2  the scope that was asked for selects no model
     ├── NotSet                  4  an option that no manifest sets
     ├── OutputFailed            7  standard output cannot be written
+    ├── Incomplete              1  an answer was cut off before it had the form that was asked for
     ├── CommandUnusable         1  what a distribution registered as a command is none
     └── Ended                   1  somebody else's command ended with a message
 
@@ -53,6 +54,10 @@ class OutputFailed(CliError):
     """Standard output cannot be written: a full disk, most often."""
 
     exit_code: ClassVar[int] = 7
+
+
+class Incomplete(CliError):
+    """The answer ended before it had the form that was asked for."""
 
 
 class CommandUnusable(CliError):

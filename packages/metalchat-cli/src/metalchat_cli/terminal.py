@@ -28,6 +28,11 @@ def safe_text(text: str) -> str:
     return _CONTROL.sub(_escape, text)
 
 
+def json_text(text: str) -> str:
+    r"""A piece of JSON with every control character but newline and tab as JSON escapes it, such as `\u0085`."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def safe_name(text: str) -> str:
     """`text` on one line: as `safe_text`, with newlines, tabs, bidirectional and invisible characters written out."""
     text = _INVISIBLE.sub(_escape, safe_text(text))

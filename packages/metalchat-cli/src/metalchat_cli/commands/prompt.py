@@ -1,11 +1,13 @@
 """`metalchat prompt`: one question, one answer."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from metalchat_cli import answer, errors, session, terminal
+from metalchat_cli import schema as schemas
 
 Chosen = Annotated[session.Choices, Parameter(name="*")]
 MAX_PROMPT_BYTES = 16 * 1024 * 1024
@@ -23,6 +25,7 @@ def prompt(
     *,
     command: Annotated[str | None, Parameter(name=["-c", "--command"])] = None,
     choices: Chosen = session.NO_CHOICES,
+    schema: str | None = None,
     stats: bool = False,
 ) -> int:
     """Answer a prompt with the model that is checked out.
@@ -33,6 +36,8 @@ def prompt(
         A file that holds the prompt; - is standard input.
     command
         The prompt itself.
+    schema
+        A file with a JSON Schema: the answer is one JSON value that satisfies it.
     stats
         Print a line of statistics to standard error at the end.
     """
@@ -42,14 +47,19 @@ def prompt(
     session.check_text("-c", text)
     if not text.strip():
         raise errors.Usage("the prompt is empty. Give it as -c TEXT, a file, or on standard input")
+    constraint = None if schema is None else schemas.read(schema)
     from metalchat_engine import Message
 
     with session.opened(choices) as opened:
-        said = answer.stream(opened.model, opened.request((Message.user(text),)))
+        request = replace(opened.request((Message.user(text),)), constraint=constraint)
+        said = answer.stream(opened.model, request, as_json=constraint is not None)
     if said.finish is None:
         raise KeyboardInterrupt
     if stats:
         terminal.note(answer.statistics(said.finish), "dim")
+    if constraint is not None and said.finish.reason == "length":
+        tokens = said.finish.usage.completion_tokens
+        raise errors.Incomplete(f"the answer was cut off after {tokens} tokens and is not whole; raise --max-tokens")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Runs pulls in which the k-th call of the operating system is the last one, or fails, for every k in a range.
 
-Usage: fault_sweep.py kill|errno first|update|folder FOLDER START STEP. Prints one JSON line: counts, what went wrong.
+Usage: fault_sweep.py kill|errno first|parts|update|folder FOLDER START STEP. Prints one JSON line: counts and problems.
 A program of its own, so that it can fork without threads and replace functions of `os`.
 """
 
@@ -11,12 +11,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from metalchat_store import Store, StoreError, _publish
+from metalchat_store import Store, StoreError, _parts, _publish
 from metalchat_store.testing.faults import FaultyOs, die, fail
 from metalchat_store.testing.memory import MemoryRemote, tiny_model
 
 MEMORY = "memory://host/org/m"
-ERRNOS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE, errno.EACCES)
+ERRNOS = (errno.ENOSPC, errno.EIO, errno.EINTR, errno.EROFS, errno.EMFILE, errno.EACCES)
 USER_LINE = "[inference.sampling]\ntemperature = 0.25 # mine\n"
 
 
@@ -36,6 +36,8 @@ def address(home: Path, scenario: str) -> str:
 
 def prepare(home: Path, scenario: str) -> None:
     """The state before the pull: nothing, or an older version whose manifest the user has edited; or a folder."""
+    if scenario == "parts":
+        _parts.PIECE = 17_000
     if scenario == "folder":
         (home.parent / "folder").mkdir()
         for name, content in make_remote(2).files.items():

@@ -18,14 +18,18 @@ SUFFIX = "hint"
 
 
 def leave(layout: Layout, key: str, digest: Digest) -> None:
-    """Say that `key` is the blob `digest`."""
+    """Say that `key` is the blob `digest`, if the disk allows it."""
     temporary = layout.temporary("hint", "tmp")
-    descriptor = create(temporary)
     try:
-        write_at(descriptor, digest.hex.encode(), 0)
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, layout.partial / f"{key}.{SUFFIX}")  # noqa: PTH105 - the fault tests count calls of os
+        descriptor = create(temporary)
+        try:
+            write_at(descriptor, digest.hex.encode(), 0)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, layout.partial / f"{key}.{SUFFIX}")  # noqa: PTH105 - the fault tests count calls of os
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def follow(layout: Layout, key: str, file: RemoteFile) -> tuple[Digest, Stamp] | None:

@@ -12,7 +12,7 @@ from metalchat_store.selection import INDEX, Selection
 
 _LIMIT = 16 << 20
 _WORD = re.compile(r"[a-z0-9][a-z0-9._+-]{0,63}")
-_FAMILIES = {"llama": "llama3", "gemma3_text": "gemma3"}
+_FAMILIES = {"llama": "llama3", "gemma3_text": "gemma3", "gptneox": "gpt_neox", "qwen3moe": "qwen3_moe"}
 
 
 def family(name: object, *, source: str) -> str:

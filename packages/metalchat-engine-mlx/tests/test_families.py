@@ -213,3 +213,13 @@ def test_the_names_that_mlx_gives_a_gpt_neox_are_known(tmp_path: Path) -> None:
     found, _ = answer(build(plain, DeviceBlocks()), PROMPT, count=0)
     # The first decoder holds all it needs, although its file is another one now.
     np.testing.assert_array_equal(np.array(found), np.array(answer(decoder, PROMPT, count=0)[0]))
+
+
+@pytest.mark.parametrize("family", [name for name in ONE_OF_EACH if name not in MOE])
+def test_half_precision_stays_half_on_a_device(family: str, tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "m", dtype="bfloat16", **ONE_OF_EACH[family])
+    decoder = build(path, DeviceBlocks(mx.bfloat16))
+    logits, cache = decoder.again(mx.array(PROMPT), decoder.config.regime(len(PROMPT)), 32)
+    assert {array.dtype for array in (logits, *cache.arrays(), *decoder.arrays())} == {mx.bfloat16}
+    whole, _ = decoder.again(mx.array(PROMPT), decoder.config.regime(len(PROMPT)), 1000)
+    np.testing.assert_allclose(np.array(logits.astype(mx.float32)), np.array(whole.astype(mx.float32)), atol=1.0)

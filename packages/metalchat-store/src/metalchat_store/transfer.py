@@ -10,6 +10,7 @@ from pathlib import Path
 from metalchat_store import _hints, _partials
 from metalchat_store._backoff import Backoff
 from metalchat_store._download import Damaged, Download
+from metalchat_store._known import Known
 from metalchat_store._layout import Layout
 from metalchat_store._locks import SUFFIX, exclusive
 from metalchat_store._partials import Partial
@@ -18,6 +19,7 @@ from metalchat_store.digest import Digest
 from metalchat_store.errors import IntegrityError, NetworkError
 from metalchat_store.remote import Listing, Remote, RemoteContext, RemoteFile
 from metalchat_store.selection import limit_of
+from metalchat_store.snapshots import Snapshots
 
 
 class Stopped(Exception):
@@ -86,6 +88,8 @@ class Transfer:
         self._context = context
         self._waiting = waiting
         self._seen = seen
+        self._guard = threading.Lock()
+        self._recorded: tuple[int, Known] | None = None
 
     def blob(self, file: RemoteFile, known: frozenset[Stamp] = frozenset(), *, settled: bool = True) -> Stored:
         """Fetch a file and give it its place among the blobs. `known` are the recorded stamps of its digest.
@@ -98,7 +102,7 @@ class Transfer:
                 stamp = self._blobs.trusted(Digest(file.sha256), file.size, known)
                 if stamp is not None:
                     return Stored(digest=Digest(file.sha256), stamp=stamp)
-            elif (found := _hints.follow(self._layout, key, file)) is not None:
+            elif (found := _hints.follow(self._layout, key, file) or self._since(file)) is not None:
                 return Stored(digest=found[0], stamp=found[1])
             partial, digest, fetched = self._complete(file, alone=alone)
             try:
@@ -124,6 +128,14 @@ class Transfer:
                 return partial.path, fetched
 
             yield fetch
+
+    def _since(self, file: RemoteFile) -> tuple[Digest, Stamp] | None:
+        """A file that a snapshot names which another pull has recorded meanwhile."""
+        with self._guard:
+            now = self._layout.snapshots.stat().st_mtime_ns
+            if self._recorded is None or now != self._recorded[0]:
+                self._recorded = now, Known(Snapshots(self._layout).all())
+            return self._recorded[1].stored(file, self._blobs)
 
     def _publish(self, file: RemoteFile, partial: Partial, digest: Digest, *, settled: bool) -> Stamp:
         try:

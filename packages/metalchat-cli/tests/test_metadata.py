@@ -6,6 +6,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
+from metalchat_cli.extensions import points
 from metalchat_cli.metadata import mentioned
 from metalchat_engine.testing import write_distribution
 
@@ -59,10 +60,12 @@ def test_what_cannot_be_told_quickly_may_hold_a_command(place: Path, monkeypatch
     assert mentioned(GROUP)
 
 
-def test_help_needs_no_metadata_where_no_command_is_added(place: Path) -> None:
-    from metalchat_cli.extensions import points
-
+def test_help_asks_for_no_metadata_where_no_command_is_added(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda *, group: asked.append(group) or ())
     write_distribution(place, "other", {"metalchat.engines": {"echo": "echo:make"}})
     assert points(()) == ()
+    assert asked == []
     write_distribution(place, "commands", {GROUP: {"serve": "serve:app"}})
-    assert [point.name for point in points(())] == ["serve"]
+    points(())
+    assert asked == [GROUP]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from metalchat_store.caches import Found
     from metalchat_store.collect import Collected
     from metalchat_store.copies import Copied, copy_repository
+    from metalchat_store.describe import Description
     from metalchat_store.digest import Digest
     from metalchat_store.discovery import RemotePoint, installed_remotes, load_remote
     from metalchat_store.errors import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from metalchat_store.repair import Repaired
     from metalchat_store.repositories import Kept, KeptNow, KeptVerification, Repositories
     from metalchat_store.roots import Root
+    from metalchat_store.search import Hit
     from metalchat_store.store import Store
     from metalchat_store.types import Entry, FileCheck, Plan, Progress, Pulled, Verification
     from metalchat_store.updates import Availability, Change, UpdatePlan
@@ -74,6 +76,7 @@ __all__ = [
     "Committed",
     "Copied",
     "Corrupted",
+    "Description",
     "Destination",
     "Digest",
     "DiskError",
@@ -81,6 +84,7 @@ __all__ = [
     "FileCheck",
     "Filter",
     "Found",
+    "Hit",
     "IncompatibleRemote",
     "IntegrityError",
     "InvalidLock",
@@ -143,6 +147,7 @@ _MODULES = {
     "adoption": ("Adoption",),
     "caches": ("Found",),
     "collect": ("Collected",),
+    "describe": ("Description",),
     "digest": ("Digest",),
     "discovery": ("RemotePoint", "installed_remotes", "load_remote"),
     "lockfile": ("Lock", "LockedFile"),
@@ -167,6 +172,7 @@ _MODULES = {
     ),
     "repair": ("Repaired",),
     "roots": ("Root",),
+    "search": ("Hit",),
     "store": ("Store",),
     "types": ("Entry", "FileCheck", "Plan", "Progress", "Pulled", "Verification"),
     "updates": ("Availability", "Change", "UpdatePlan"),

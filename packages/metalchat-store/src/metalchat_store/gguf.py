@@ -1,6 +1,7 @@
 """A reader of a few facts in the header of a GGUF file: architecture, chat template, what the tokenizer is."""
 
 import hashlib
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -15,9 +16,45 @@ _HEADER = 256 << 20  # bytes of metadata, which are mostly the vocabulary
 _ENTRIES = 4096
 _STRING, _ARRAY = 8, 9
 _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_INTEGERS, _SIGNED = frozenset({0, 1, 2, 3, 4, 5, 10, 11}), frozenset({1, 3, 5, 11})
+_SHOWN = 256  # bytes of a text that is collected
 _KEY = b"general.architecture"
 _TEMPLATE = b"tokenizer.chat_template"
 _TOKENIZER = b"tokenizer.ggml."
+
+FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+}
+"""What `general.file_type` says most tensors are."""
 
 
 def read_architecture(path: Path, name: str) -> str:
@@ -45,8 +82,27 @@ def tokenizer_digests(path: Path, name: str) -> tuple[str | None, str | None]:
             raise NotAModel(f"'{name}' is not a GGUF model: {error}") from error
 
 
+def scalars(data: bytes, name: str) -> tuple[dict[str, int | str], bool]:
+    """Numbers and short texts of the metadata in the first bytes of a file, before those of the tokenizer.
+
+    True with them if that is all there is; False where `data` ends before. Raises `NotAModel`, naming the file `name`.
+    """
+    scanner = _Scanner(io.BytesIO(data))
+    found: dict[str, int | str] = {}
+    try:
+        return found, scanner.collect(found)
+    except _Short:
+        return found, False
+    except _Malformed as error:
+        raise NotAModel(f"'{name}' is not a GGUF model: {error}") from error
+
+
 class _Malformed(Exception):
     pass
+
+
+class _Short(_Malformed):
+    """The bytes end within the header."""
 
 
 class _Scanner:
@@ -76,6 +132,22 @@ class _Scanner:
                 hasher.update(key + b"\0" + struct.pack("<IQ", kind, end - start))
                 hasher.update(os.pread(self._file.fileno(), end - start, start))
         return template, hasher.hexdigest() if found else None
+
+    def collect(self, found: dict[str, int | str]) -> bool:
+        for key, kind in self._entries():
+            if key.startswith(_TOKENIZER):
+                return True
+            if kind in _INTEGERS or kind == _STRING:
+                length = self._number("<Q", 8) if kind == _STRING else _WIDTHS[kind]
+                value = self._take(length)
+                text = key.decode("utf-8", errors="replace")
+                if kind != _STRING:
+                    found[text] = int.from_bytes(value, "little", signed=kind in _SIGNED)
+                elif length <= _SHOWN:
+                    found[text] = value.decode("utf-8", errors="replace")
+            else:
+                self._skip(kind)
+        return True
 
     def _entries(self) -> Iterator[tuple[bytes, int]]:
         """Key and type of every entry; whoever gets them reads or skips the value."""
@@ -114,5 +186,5 @@ class _Scanner:
         self._left -= count
         data = self._file.read(count)
         if len(data) != count:
-            raise _Malformed("it ends within its header")
+            raise _Short("it ends within its header")
         return data

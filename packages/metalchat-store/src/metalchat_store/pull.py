@@ -18,6 +18,7 @@ from metalchat_store._release import release
 from metalchat_store._terms import ANYTHING, Terms, held_error
 from metalchat_store.blobs import Blobs
 from metalchat_store.checks import examine, record
+from metalchat_store.describe import Description, describe
 from metalchat_store.detect import config_architecture, gguf_architecture, indexed_shards, partitioning, read_json
 from metalchat_store.entries import Entries
 from metalchat_store.errors import NotAModel, Refused, UntrustedData
@@ -55,7 +56,14 @@ class Pull:
 
     def plan(self) -> Plan:
         """What `run` would fetch. Nothing is written and nothing is hashed."""
+        return self._planned(self._listing())
+
+    def describe(self, context: int | None) -> Description:
+        """What the model is and needs, from its headers. Nothing is written."""
         listing = self._listing()
+        return describe(self._fetching, listing, self._planned(listing), context)
+
+    def _planned(self, listing: Listing) -> Plan:
         known = Known(self._snapshots.all())
         wanted = self._wanted(listing)
 

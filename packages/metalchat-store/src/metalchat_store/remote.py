@@ -94,13 +94,15 @@ class Listing:
     """All files of a repository at one commit. Construction checks that the names can stand side by side.
 
     `commit` is the immutable name of the state: a git commit, a release, a fingerprint; `[0-9A-Za-z._+-]`, at most
-    128 characters. `license` is an SPDX expression or the hub's own word, None if unknown.
+    128 characters. `license` is an SPDX expression or the hub's own word, None if unknown. `gated`: somebody has to
+    accept the licence at the server before the files can be read; None if unknown.
     """
 
     repository: str
     commit: str
     files: tuple[RemoteFile, ...]
     license: str | None = None
+    gated: bool | None = None
 
     def __post_init__(self) -> None:
         check_commit(self.commit)

@@ -13,7 +13,9 @@ from metalchat_store.upkeep import Upkeep
 from metalchat_store.versions import Versions
 
 if TYPE_CHECKING:
+    from metalchat_store.describe import Description
     from metalchat_store.remote import Authorizer
+    from metalchat_store.search import Hit
 
 _RECENT = 3600.0  # seconds for which a snapshot without an entry may belong to a pull in flight
 
@@ -56,6 +58,36 @@ class Store(Adopting, Versions, Upkeep):
 
         with self._fetching(repository, revision=revision, authorize=authorize) as fetching, disk_errors(self.home):
             return Pull(fetching).plan()
+
+    def describe(
+        self,
+        repository: str,
+        *,
+        revision: str | None = None,
+        authorize: "Authorizer | None" = None,
+        context: int | None = None,
+    ) -> "Description":
+        """What a model elsewhere is, and what memory it needs for `context` tokens, from the headers of its files.
+
+        Fetches some kilobytes. Raises as `pull` does, but a repository whose files may not be read is described as
+        far as its listing tells; writes nothing.
+        """
+        from metalchat_store.pull import Pull
+
+        with self._fetching(repository, revision=revision, authorize=authorize) as fetching, disk_errors(self.home):
+            return Pull(fetching).describe(context)
+
+    def search(
+        self, query: str, *, limit: int = 20, hub: str | None = None, authorize: "Authorizer | None" = None
+    ) -> "tuple[Hit, ...]":
+        """Models of a hub whose name has `query` in it, the most downloaded first; at most `limit`, up to 100.
+
+        `hub` is the address of another one than `HF_ENDPOINT` or https://huggingface.co. Raises `InvalidRepository`,
+        `AccessDenied`, `NetworkError`.
+        """
+        from metalchat_store.search import search
+
+        return search(query, limit, hub=hub, authorize=authorize, means=self._means())
 
     def list(self) -> tuple[Entry, ...]:
         """All models, by id. Damaged ones are listed as such; nothing is hashed."""

@@ -32,15 +32,16 @@ class HubApi:
         self._model = model
         self._authorize = authorize
 
-    def commit(self, revision: str) -> tuple[str, str | None]:
-        """The commit that `revision` names at this moment, and the licence that the model declares."""
+    def commit(self, revision: str) -> tuple[str, str | None, bool | None]:
+        """The commit that `revision` names at this moment, the licence that the model declares, whether it is gated."""
         answer = self._get(self._model.api("revision", revision), what=f"'{revision}'", limit=MIB)
         info = self._checked(answer, lambda value: typed(value, dict, "the answer"))
         sha = self._checked(answer, lambda _: typed(info.get("sha"), str, "'sha'"))
         check_sha1(sha)
         if _COMMIT.fullmatch(revision) is not None and sha != revision:
             raise other_commit(sha, revision)
-        return sha, _license(info)
+        gated = info.get("gated")
+        return sha, _license(info), gated in ("auto", "manual") if isinstance(gated, bool | str) else None
 
     def files(self, commit: str) -> tuple[RemoteFile, ...]:
         """Every file at `commit`, from at most 100 pages."""

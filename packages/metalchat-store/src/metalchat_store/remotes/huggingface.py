@@ -41,8 +41,9 @@ class HuggingFaceRemote:
                 f"the address names the revision '{model.revision}', the option '{revision[:60]}': give one of them"
             )
         api = HubApi(self._http(context), model, context.authorize)
-        commit, license_name = api.commit(check_revision(revision or model.revision or "main"))
-        return Listing(repository=repository, commit=commit, files=api.files(commit), license=license_name)
+        commit, license_name, gated = api.commit(check_revision(revision or model.revision or "main"))
+        files = api.files(commit)
+        return Listing(repository=repository, commit=commit, files=files, license=license_name, gated=gated)
 
     @contextmanager
     def read(

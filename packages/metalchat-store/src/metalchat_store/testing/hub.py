@@ -65,14 +65,17 @@ class FakeHub:
         gated: str | bool = False,
         license: str | None = None,
         kind: str = "models",
+        downloads: int = 0,
     ) -> str:
         """A repository with one commit on `main`; returns the commit.
 
-        `lfs` names the large files; None: weights, and whatever has 1 KiB or more.
+        `lfs` names the large files; None: weights, and whatever has 1 KiB or more. A search says its `downloads`.
         """
-        return self.state.add_repo(
+        commit = self.state.add_repo(
             name, kind=kind, files=files, lfs=lfs, private=private, gated=gated, license_name=license
         )
+        self.state.repos[kind, name].downloads = downloads
+        return commit
 
     def commit(
         self, name: str, files: Mapping[str, bytes], *, ref: str = "refs/heads/main", kind: str = "models"

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from urllib.parse import parse_qs, quote, unquote, urlencode
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from metalchat_store.testing.hub_state import Content, HubState, Repo, Token, git_sha1, sha256
 from metalchat_store.testing.hub_wire import Recorded, Reply
@@ -144,10 +144,10 @@ class ReadRoutes:
             "gated": repo.gated,
             "disabled": repo.disabled,
             "sha": commit,
-            "lastModified": _DATE,
+            "lastModified": repo.updated,
             "createdAt": _DATE,
             "author": repo.owner,
-            "downloads": 0,
+            "downloads": repo.downloads,
             "likes": 0,
             "tags": ["text-generation", *(f"license:{name}" for name in licensed.values())],
             "pipeline_tag": "text-generation",
@@ -167,6 +167,16 @@ class ReadRoutes:
             and query.get("search", "").lower() in name.lower()
             and query.get("author", repo.owner) == repo.owner
         ]
+        order = query.get("sort", "")
+        if order in ("downloads", "lastModified"):
+
+            def rank(model: dict[str, object]) -> str:
+                return str(model[order]).zfill(20)
+
+            found.sort(key=rank, reverse=query.get("direction") == "-1")
+        expanded = parse_qs(urlsplit(request.target).query).get("expand", [])
+        if expanded:
+            found = [{key: model[key] for key in ("_id", "id", *expanded)} for model in found]
         return self._page(request, found)
 
     def _tree(self, request: Recorded, repo: Repo, rest: list[str]) -> Reply:

@@ -51,6 +51,8 @@ class Repo:
     granted: set[str] = field(default_factory=set)
     messages: dict[str, str] = field(default_factory=dict)
     sdk: str | None = None
+    downloads: int = 0
+    updated: str = "2026-01-01T00:00:00.000Z"
 
     @property
     def owner(self) -> str:

@@ -250,3 +250,14 @@ def test_free_answers_never_import_the_library(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "tiny")], capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_a_mark_that_is_a_token_can_be_a_stop_string(tmp_path: Path) -> None:
+    source = ModelSource(path=write_tiny_model(tmp_path / "tiny", chat_template=CHATML_TOOLS_TEMPLATE))
+    with MlxEngine().load(source, EngineSettings()) as model:
+        request = ask(tools=(CLOCK,), tool_choice="required", stop=("</tool_call>",))
+        answer = collect(model, request)
+        assert (len(answer.tool_calls), answer.finish.stop) == (1, "</tool_call>")
+        answer = collect(model, replace(request, stop=("<tool_call>",)))
+        assert (answer.events[-1], answer.text, answer.tool_calls) == (answer.finish, "", ())
+        assert (answer.finish.reason, answer.finish.stop) == ("stop", "<tool_call>")

@@ -39,6 +39,7 @@ def test_the_family_is_told_from_the_template(template: str, calls: CallFormat |
         "<tool_call>{% if 'tools' in message %}",
         "<tool_call>{{ message.tools }}",
         "<tool_call>",
+        "<tool_call> You have tools. {{ message.content }} No tools?",
     ],
 )
 def test_a_template_that_never_looks_at_the_tools_takes_none(template: str) -> None:

@@ -136,6 +136,15 @@ def test_a_mark_in_quotation_marks_is_text(quote: str) -> None:
     assert parsed(parser(CallFormat.HERMES), said) == [TextDelta(text=said)]
 
 
+def test_inches_and_quotations_that_have_ended_hide_no_call() -> None:
+    for said in ('The 5" pipe in "Oslo": ', "It's the users' turn. ", "Use `this`: "):
+        events = parsed(parser(CallFormat.HERMES), said + '<tool_call>{"name": "clock"}</tool_call>')
+        assert events[0] == TextDelta(text=said)
+        assert called(events) == [("clock", {})]
+    said = 'He said "write <tool_call>{}</tool_call> twice".'
+    assert parsed(parser(CallFormat.HERMES), said) == [TextDelta(text=said)]
+
+
 @pytest.mark.parametrize(
     ("calls", "said"),
     [

@@ -36,11 +36,16 @@ class Reply:
 
     def push(self, token: int) -> "Sequence[OutputEvent]":
         """Take the next token."""
-        if token not in self._parser.tokens:
+        mark = self._parser.tokens.get(token)
+        if mark is None:
             text = self._stop.push(self._text.push(token))
             return self._parser.push(text) if text else ()
-        events = self._rest()
-        return events if self.stopped else (*events, *self._parser.push("", (token,)))
+        # A mark may be a stop string, or end one.
+        text = self._stop.push(self._text.flush() + mark)
+        if self.stopped:
+            return self._parser.push(text)
+        text += self._stop.flush()
+        return self._parser.push(text.removesuffix(mark), (token,))
 
     def finish(self, *, truncated: bool) -> "Sequence[OutputEvent]":
         """No token is to come; `truncated` says that the model had more to say."""

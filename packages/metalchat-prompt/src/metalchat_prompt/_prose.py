@@ -3,6 +3,7 @@
 import re
 
 _FENCE = re.compile(r"\s{0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
+_DOUBLE = re.compile('"')
 _QUOTES = "\"'`“‘«„"
 _HEAD = 200
 
@@ -26,7 +27,7 @@ class Prose:
         return bool(
             self._fence
             or head.startswith(("```", "~~~", ">"))
-            or self._doubles % 2
+            or self._opened
             or self._ticks % 2
             or (self._last and self._last in _QUOTES)
         )
@@ -41,9 +42,15 @@ class Prose:
                 self._end_line()
             if line:
                 self._head += line[: max(0, _HEAD - len(self._head))]
-                self._doubles += line.count('"')
+                self._quote(line)
                 self._ticks += line.count("`")
                 self._last = line[-1]
+
+    def _quote(self, line: str) -> None:
+        """A quotation mark after a letter, as in 5", closes a quotation and opens none."""
+        for found in _DOUBLE.finditer(line):
+            before = line[found.start() - 1] if found.start() else self._last
+            self._opened = not self._opened and not before.isalnum()
 
     def _end_line(self) -> None:
         found = _FENCE.fullmatch(self._head)
@@ -59,5 +66,6 @@ class Prose:
 
     def _new_line(self) -> None:
         self._head = ""
-        self._doubles = self._ticks = 0
+        self._opened = False
+        self._ticks = 0
         self._last = ""

@@ -1,7 +1,7 @@
 """How a model writes tool calls and reasoning, told from its chat template."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -50,6 +50,7 @@ THINK = ("<think>", "</think>")
 _REASONING = (THINK, ("[THINK]", "[/THINK]"), ("<|channel>", "<channel|>"))
 # A variable `tools`, not a key of a message nor a word in a string that has quotes around it.
 _TOOLS = re.compile(r"""(?<![\w.'"])tools(?![\w'"])""")
+_BEGIN, _END = re.compile(r"\{[%{]"), re.compile(r"[%}]\}")
 # In order: what is more special first.
 _CALLS: tuple[tuple[tuple[str, ...], CallFormat], ...] = (
     (("<|tool_call>",), CallFormat.GEMMA_4),
@@ -77,6 +78,14 @@ def output_format(template: str, tokens: Collection[str] = ()) -> OutputFormat:
     return OutputFormat(
         calls=calls,
         reasoning=reasoning,
-        takes_tools=calls is not None and _TOOLS.search(template) is not None,
+        takes_tools=calls is not None and any(_TOOLS.search(block) for block in _blocks(template)),
         named_arguments="[ARGS]" in known,
     )
+
+
+def _blocks(template: str) -> Iterator[str]:
+    """What stands between `{%` or `{{` and the next end of either."""
+    for piece in _END.split(template):
+        begin = _BEGIN.search(piece)
+        if begin is not None:
+            yield piece[begin.end() :]

@@ -253,21 +253,6 @@ def test_a_damaged_model_is_described_without_an_engine(cli: Cli, pulled: str, h
     assert "damaged       'model.safetensors' is missing" in cli("model", "describe", pulled).out
 
 
-def test_a_model_elsewhere_is_described_without_being_fetched(cli: Cli, home: Path) -> None:
-    with FakeHub() as hub:
-        commit = hub.add_repo("org/m", files=tiny_model(), license="apache-2.0")
-        record = json.loads(cli("model", "describe", f"{hub.url}/org/m", "--json").out)
-        text = cli("model", "describe", f"{hub.url}/org/m").out
-    assert list(record) == ["repository", "commit", "licence", "download_bytes", "files"]
-    assert record["commit"] == commit
-    assert record["licence"] == "apache-2.0"
-    assert record["download_bytes"] > 20_000
-    assert "model.safetensors" in record["files"]
-    assert "pytorch_model.bin" not in record["files"]
-    assert "licence         apache-2.0" in text
-    assert not home.exists()
-
-
 def test_what_is_in_the_store_is_described_without_contacting_anybody(cli: Cli, use_engine: Cli) -> None:
     use_engine(EchoEngine())
     with FakeHub() as hub:

@@ -58,10 +58,11 @@ def settings(flags: "Mapping[str, Value] | None" = None, model: "ModelSpec | Non
     return resolve(home=home(), directory=directory(), environ=os.environ, flags=flags or {}, model=model)
 
 
-def store() -> "Store":
+def store(more: "Mapping[str, str] | None" = None) -> "Store":
+    """The store below the home; `more` are variables that only it sees."""
     from metalchat_store import Store
 
-    return Store(home(), environ=os.environ)
+    return Store(home(), environ=os.environ if more is None else {**os.environ, **more})
 
 
 def whole(reference: str) -> "ModelSpec":

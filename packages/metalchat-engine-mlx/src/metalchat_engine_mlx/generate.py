@@ -1,7 +1,7 @@
 """One answer: the prompt in chunks, then token by token, each step built while the one before it runs."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -24,10 +24,14 @@ from metalchat_engine_mlx.cache import KVCache
 from metalchat_engine_mlx.constraints import Guide
 from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.reply import Reply
+from metalchat_engine_mlx.rope import Regime
 from metalchat_engine_mlx.sampling import Sampler
 
 if TYPE_CHECKING:
     from metalchat_prompt import OutputEvent, Tokenizer
+
+
+Keep = Callable[[KVCache, Sequence[int], Regime], None]
 
 
 @dataclass(slots=True)
@@ -69,7 +73,10 @@ class Answer:
         turn: "Turn",
         *,
         guide: Guide | None = None,
+        keep: Keep | None = None,
+        checkpoint: int = 0,
     ) -> None:
+        self._keep, self._checkpoint = keep, checkpoint
         self._model, self._plan, self.cache, self._sampler = model, plan, cache, sampler
         self._reply, self._vocabulary, self._turn, self._guide = reply, vocabulary, turn, guide
         self._known = list(plan.tokens)
@@ -87,10 +94,15 @@ class Answer:
             yield PromptProgress(processed=cached, total=total)
         regime, guide = self.regime, self._guide
         start = cached
-        while total - start > plan.chunk:
+        while start < self._checkpoint or total - start > plan.chunk:
+            end = start + plan.chunk
+            if start < self._checkpoint:
+                end = min(end, self._checkpoint)
             with self._turn():
-                self._model.prefill(mx.array(list(plan.tokens[start : start + plan.chunk])), self.cache, regime)
-            start += plan.chunk
+                self._model.prefill(mx.array(list(plan.tokens[start:end])), self.cache, regime)
+                if end == self._checkpoint and self._keep is not None:
+                    self._keep(self.cache, plan.tokens[:end], regime)
+            start = end
             yield PromptProgress(processed=start, total=total)
         with self._turn():
             draw = self._draw(self._model(mx.array(list(plan.tokens[start:])), self.cache, regime))

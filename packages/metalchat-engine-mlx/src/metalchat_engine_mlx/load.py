@@ -53,7 +53,7 @@ def load_model(
         streams=streams,
         context_length=min(settings.context_length or longest, longest),
         chunk=settings.prefill_chunk or (_HOST_CHUNK if on_cpu else _DEVICE_CHUNK),
-        conversations=own.conversations,
+        prefix_cache_bytes=own.prefix_cache_bytes,
         dtype=own.dtype or checkpoint.dtype,
         quantization=checkpoint.quantization,
         capabilities=capabilities(found.output_format, messages=found.has_template),

@@ -25,10 +25,10 @@ from metalchat_engine import (
 )
 
 from metalchat_engine_mlx.constraints import Compiler, Guide
-from metalchat_engine_mlx.conversations import Conversations
 from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.defaults import Defaults
 from metalchat_engine_mlx.generate import Answer, Plan
+from metalchat_engine_mlx.prefix import PrefixCache
 from metalchat_engine_mlx.reply import Reply
 from metalchat_engine_mlx.sampling import Sampler
 from metalchat_engine_mlx.streams import give_back
@@ -53,7 +53,7 @@ class MlxModel:
         streams: Sequence[mx.Stream],
         context_length: int,
         chunk: int,
-        conversations: int,
+        prefix_cache_bytes: int,
         dtype: str,
         quantization: str | None,
         capabilities: Capabilities,
@@ -63,7 +63,7 @@ class MlxModel:
         self._defaults = defaults
         self._streams = streams
         self._chunk = chunk
-        self._conversations = Conversations(conversations)
+        self._prefixes = PrefixCache(decoder.config.windows, prefix_cache_bytes)
         self._turns = Turns()
         self._closed = threading.Event()
         self._stop_ids = decoder.config.eos_token_ids | defaults.eos_token_ids | prompt.stop_ids
@@ -82,7 +82,7 @@ class MlxModel:
             context_length=self._context_length,
             vocab_size=self._vocab_size,
             dtype=self._dtype,
-            memory_bytes=0 if self._closed.is_set() else self._weights_bytes + self._conversations.nbytes,
+            memory_bytes=0 if self._closed.is_set() else self._weights_bytes + self._prefixes.nbytes,
             capabilities=self._capabilities,
             quantization=self._quantization,
         )
@@ -125,7 +125,7 @@ class MlxModel:
         self._closed.set()
         with self._turns:
             self._decoder = None
-            self._conversations.clear()
+            self._prefixes.clear()
             give_back(self._streams)
             mx.clear_cache()
         self._prompt.close()
@@ -213,21 +213,21 @@ class MlxModel:
                 vocab_size=self._vocab_size,
                 seed=secrets.randbits(SEED_BITS) if seed is None else seed,
             )
-        config = decoder.config
-        regime = config.regime(len(plan.tokens))
-        key = request.conversation
-        cache = None if key is None else self._conversations.take(key, plan.tokens, regime)
+            taken = self._prefixes.take(plan.tokens, decoder.config.regime(len(plan.tokens)))
         answer = Answer(
             decoder,
             plan,
-            cache or decoder.new_cache(),
+            taken.cache,
             sampler,
             reply,
             self._prompt.tokenizer,
             self._turn,
             guide=guide,
+            keep=self._prefixes.put,
+            checkpoint=taken.common,
         )
-        del cache, decoder, sampler
+        config = decoder.config
+        del decoder, sampler, taken
         kept = False
         try:
             yield from answer.events()
@@ -240,8 +240,9 @@ class MlxModel:
         finally:
             # A cache is worth keeping if no step was broken off, and if all its tokens were rotated alike.
             alike = config.regime(len(answer.tokens)) == answer.regime
-            if key is not None and kept and alike and not self._closed.is_set():
-                self._conversations.put(key, answer.cache, answer.tokens, answer.regime)
+            if kept and alike and not self._closed.is_set():
+                with self._turn():
+                    self._prefixes.put(answer.cache, answer.tokens, answer.regime)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -9,20 +9,21 @@ from metalchat_engine import Capabilities, EngineSettings, UnsupportedRequest, c
 if TYPE_CHECKING:
     from metalchat_prompt import OutputFormat
 
-KNOWN = ("conversations", "device", "dtype", "threads")
+KNOWN = ("device", "dtype", "prefix_cache_bytes", "threads")
+PREFIX_CACHE_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlxSettings:
     """`device` None takes the GPU where there is one. `dtype` None keeps that of the checkpoint; it is the dtype of
     weights that are not quantised and, on a GPU, of the arithmetic. `threads` is the number of CPU streams, None one a
-    core. `conversations` is how many KV caches are kept for the next turn.
+    core. `prefix_cache_bytes` bounds the keys and values that are kept for prompts with the same beginning.
     """
 
     device: Literal["cpu", "gpu"] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     threads: int | None = None
-    conversations: int = 4
+    prefix_cache_bytes: int = PREFIX_CACHE_BYTES
 
 
 def read_settings(settings: EngineSettings) -> MlxSettings:
@@ -39,12 +40,12 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
     def whole(low: int, high: int) -> Callable[[Any], bool]:
         return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
-    conversations = take("conversations", whole(0, 1000), "0 to 1000")
+    prefix_cache = take("prefix_cache_bytes", whole(0, 2**50), "a number of bytes")
     return MlxSettings(
         device=take("device", lambda value: value in ("cpu", "gpu"), "cpu or gpu"),
         dtype=take("dtype", lambda value: value in ("float32", "float16", "bfloat16"), "float32, float16 or bfloat16"),
         threads=take("threads", whole(1, 16), "1 to 16"),
-        conversations=4 if conversations is None else conversations,
+        prefix_cache_bytes=PREFIX_CACHE_BYTES if prefix_cache is None else prefix_cache,
     )
 
 

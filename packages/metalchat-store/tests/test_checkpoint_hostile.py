@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from metalchat_store import NotAModel, UntrustedData
-from metalchat_store.checkpoint import archive, unpickler
+from metalchat_store.checkpoint import unpickler
 from metalchat_store.checkpoint.model import Traits, members
 from metalchat_store.checkpoint.tensors import read_tensors
 
@@ -310,86 +310,6 @@ def test_an_index_that_grows_is_refused(index: bytes, path: Path) -> None:
 def test_a_memo_that_doubles_costs_nothing(path: Path) -> None:
     doubling = b"\x80\x02]q\x00" + b"h\x00h\x00\x86q\x00" * 100_000 + b"."
     refused(path, zipped(doubling))
-
-
-def broken(change: Callable[[bytearray], object]) -> bytes:
-    data = bytearray(zipped(named(tensor())))
-    change(data)
-    return bytes(data)
-
-
-def put(place: int, value: bytes) -> Callable[[bytearray], object]:
-    def change(data: bytearray) -> None:
-        start = place if place >= 0 else len(data) + place
-        data[start : start + len(value)] = value
-
-    return change
-
-
-CENTRAL = zipped(named(tensor())).index(b"PK\1\2")
-ARCHIVES = {
-    "empty": b"",
-    "short": b"PK",
-    "no zip": b"\x80\x02}." + bytes(100),
-    "cut": zipped(named(tensor()))[:-1],
-    "trailing": zipped(named(tensor())) + b"\0",
-    "comment": zipped(named(tensor()))[:-2] + b"\x03\x00abc",
-    "count": broken(put(-14, struct.pack("<2H", 9, 9))),
-    "counts": broken(put(-14, struct.pack("<2H", 1, 2))),
-    "length": broken(put(-10, struct.pack("<L", 0xFFFFFFF0))),
-    "offset": broken(put(-6, struct.pack("<L", 0xFFFFFFF0))),
-    "offset by one": broken(put(-6, struct.pack("<L", CENTRAL + 1))),
-    "disk": broken(put(-18, b"\1\0")),
-    "compressed": broken(put(CENTRAL + 10, b"\x08\0")),
-    "encrypted": broken(put(CENTRAL + 8, b"\1\0")),
-    "two sizes": broken(put(CENTRAL + 20, b"\1\0\0\0")),
-    "size beyond": broken(put(CENTRAL + 20, b"\xf0\xff\xff\x0f" * 2)),
-    "place beyond": broken(put(CENTRAL + 42, b"\xf0\xff\xff\x0f")),
-    "name beyond": broken(put(CENTRAL + 28, b"\xff\xff")),
-    "another name": broken(put(30, b"b")),
-    "name of bytes": broken(put(CENTRAL + 46, b"\xff")),
-    "no header": broken(put(0, b"XX")),
-    "other method": broken(put(8, b"\x08\0")),
-    "list damaged": broken(put(CENTRAL, b"XX")),
-    "overlap": broken(put(CENTRAL + 20, struct.pack("<2L", len(named(tensor())) + 8, len(named(tensor())) + 8))),
-    "wide sizes without a field": broken(put(CENTRAL + 20, b"\xff" * 8)),
-    "no index": zipped(b"", {}).replace(b"data.pkl", b"dbta.pkl"),
-    "code": zipped(named(tensor()), {"data/0": bytes(16), "code/__torch__.py": b"import os"}),
-    "constants": zipped(named(tensor()), {"data/0": bytes(16), "constants.pkl": b"."}),
-    "big-endian": zipped(named(tensor()), {"data/0": bytes(16), "byteorder": b"big"}),
-    "long byte order": zipped(named(tensor()), {"data/0": bytes(16), "byteorder": b"little" * 100}),
-    "no storage": zipped(named(tensor()), {}),
-    "short storage": zipped(named(tensor()), {"data/0": bytes(15)}),
-    "long storage": zipped(named(tensor()), {"data/0": bytes(17)}),
-    "another file": zipped(named(tensor()), {"data/0": bytes(16), "../../x": b""}),
-}
-
-
-@pytest.mark.parametrize("name", ARCHIVES)
-def test_an_archive_that_lies_is_refused(name: str, path: Path) -> None:
-    refused(path, ARCHIVES[name])
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_that_is_there_twice_is_refused(path: Path) -> None:
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w") as file:
-        for _ in range(2):
-            file.writestr("archive/data.pkl", named(tensor()))
-    assert "a name is in its list twice" in refused(path, written.getvalue())
-
-
-def test_many_entries_are_refused_before_they_are_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_MAX_ENTRIES", 3)
-    data = {f"data/{key}": b"" for key in range(3)}
-    assert "more than 3 entries" in refused(path, zipped(named(tensor()), data))
-
-
-def test_a_compressed_bomb_is_never_inflated(path: Path) -> None:
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("archive/data.pkl", bytes(50 << 20))
-    assert "compressed" in refused(path, written.getvalue())
 
 
 def test_a_damaged_genuine_checkpoint_is_read_or_refused_and_nothing_else(path: Path) -> None:

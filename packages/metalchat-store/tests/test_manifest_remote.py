@@ -194,9 +194,12 @@ def test_a_list_that_is_not_there_is_not_found(home: Path, tmp_path: Path) -> No
         store(home).pull(f"manifest:{tmp_path}")
 
 
-def test_a_list_has_no_revisions(home: Path, server: FakeFiles) -> None:
-    with pytest.raises(InvalidRepository, match="has no revisions"):
-        store(home).pull(server.add_list(server.add_model(MODEL)), revision="main")
+def test_the_only_revision_of_a_list_is_its_commit(home: Path, server: FakeFiles) -> None:
+    repository = server.add_list(server.add_model(MODEL))
+    with pytest.raises(RepositoryNotFound, match="has no other revision"):
+        store(home).pull(repository, revision="main")
+    commit = store(home).plan(repository).commit
+    assert store(home).pull(repository, revision=commit).entry.commit == commit
 
 
 def test_a_pickle_is_refused_and_the_safe_alternative_is_named(home: Path, server: FakeFiles) -> None:

@@ -107,6 +107,22 @@ def test_a_second_pull_fetches_nothing_and_a_verification_passes(home: Path, met
     assert kept.lookup(REPOSITORY) == first.entry
 
 
+def test_damage_is_repaired_and_a_lock_restored_by_the_same_conversion(home: Path, meta: FakeMeta) -> None:
+    kept = store(home, meta)
+    id = kept.pull(REPOSITORY).entry.id
+    path = home / "models" / id / "model.safetensors"
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(whole[:-1] + b"x")
+    assert not kept.verify(id).ok
+    kept.repair(id)
+    assert path.read_bytes() == whole
+    lock = kept.lock(id)
+    kept.remove(id)
+    assert kept.restore(lock).entry.id == id
+    assert path.read_bytes() == whole
+
+
 def test_what_a_pull_would_fetch_is_known_before(home: Path, meta: FakeMeta) -> None:
     plan = store(home, meta).plan(REPOSITORY)
     assert plan.download_bytes == sum(map(len, FILES.values()))
@@ -335,8 +351,8 @@ def test_the_known_releases_have_the_folders_and_files_of_meta(meta: FakeMeta) -
     assert not releases["Llama3.2-3B"].traits.chat
 
 
-def test_a_revision_is_refused(home: Path, meta: FakeMeta) -> None:
-    with pytest.raises(InvalidRepository, match="has no revisions"):
+def test_the_only_revision_is_the_commit(home: Path, meta: FakeMeta) -> None:
+    with pytest.raises(RepositoryNotFound, match="has no other revision"):
         store(home, meta).pull(REPOSITORY, revision="main")
 
 

@@ -56,11 +56,10 @@ class ManifestRemote:
         self._lock = Lock()
 
     def list(self, repository: str, *, revision: str | None, context: RemoteContext) -> Listing:
-        """The files of the list as it is now. A list has no revisions."""
-        place = _place(repository)
-        if revision is not None:
-            raise InvalidRepository("a list of files has no revisions: pull it without one")
-        found = self._load(place, context)
+        """The files of the list as it is now. The only revision is the commit."""
+        found = self._load(_place(repository), context)
+        if revision not in (None, found.commit):
+            raise RepositoryNotFound(f"the list of files is {found.commit[:7]} and has no other revision")
         with self._lock:
             self._lists[repository] = found
         files = tuple(RemoteFile(path=file.path, size=file.size, sha256=file.sha256) for file in found.files)

@@ -50,12 +50,13 @@ class MetaRemote:
     def list(self, repository: str, *, revision: str | None, context: RemoteContext) -> Listing:
         """The files that the checklist covers; `params.json` is read, so that what cannot be used is not fetched.
 
-        Raises `AccessDenied` without a link, or with one that expired.
+        The only revision is the commit. Raises `AccessDenied` without a link, or with one that expired.
         """
         release = _release(repository)
-        if revision is not None:
-            raise InvalidRepository(f"'{repository}' has no revisions: pull it without one")
         checklist = self._small(release, _CHECKLIST, _CHECKLIST_LIMIT, context)
+        commit = hashlib.sha256(checklist).hexdigest()[:40]
+        if revision not in (None, commit):
+            raise RepositoryNotFound(f"'{repository}' is {commit[:7]} and has no other revision: pull it without one")
         digests = parse_checklist(checklist)
         params = self._small(release, model.PARAMS, LIMIT, context)
         files = [_file(release, model.PARAMS, len(params), digests)]
@@ -67,7 +68,6 @@ class MetaRemote:
                     raise IntegrityError(f"Meta's checklist of '{release.name}' does not name '{name}'")
                 context.notice(f"Meta's checklist does not name '{name}': only its size is compared")
             files.append(_file(release, name, self._size(release, name, context), digests))
-        commit = hashlib.sha256(checklist).hexdigest()[:40]
         return Listing(repository=repository, commit=commit, files=tuple(files), license=release.license)
 
     @contextmanager

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +61,9 @@ def _commit() -> str:
     commit = _output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
     if not commit:
         return "unknown"
+    installed = find_spec("metalchat_cli")
+    if installed is None or installed.origin is None or not Path(installed.origin).is_relative_to(ROOT):
+        return f"{commit} of the benchmark; the packages are not those of its tree"
     changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", "packages")
     return f"{commit} with uncommitted changes in packages/" if changed else commit
 

@@ -23,7 +23,7 @@ _JOURNAL_LIMIT = 1 << 20
 _KEEP = 7 * 86400
 _WHOLE = [[0, None]]
 _BLOCK = 512  # bytes that st_blocks counts in
-_MARK = 256 << 10  # bytes after which a journal of ranges is written again
+_MARK = 128 << 10  # bytes after which a journal of ranges is written again
 
 
 @dataclass(slots=True)

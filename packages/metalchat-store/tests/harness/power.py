@@ -7,7 +7,7 @@ blobs that a snapshot gives may have other bytes, no half model may be listed, a
 Prints one JSON line. What the model promises is less than what ext4, XFS or APFS do; it is not a power cut.
 """
 
-# ruff: noqa: PTH - functions of os are what is recorded, and pathlib would call them
+# ruff: noqa: PTH100, PTH115, PTH116, PTH118 - functions of os are what is recorded, and pathlib would call them
 
 import hashlib
 import json

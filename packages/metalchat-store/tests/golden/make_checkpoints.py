@@ -169,7 +169,8 @@ def main():
     OUT.mkdir(exist_ok=True)
     weights = meta_weights()
     converted = renamed(weights)
-    tokens = torch.tensor([5, 300, 17, 17, 250, 9, 80])
+    ranks = make_ranks()
+    tokens = torch.tensor([len(ranks), *encode(ranks, TEXTS[0])])
     config = LlamaConfig(
         vocab_size=PARAMS["vocab_size"],
         hidden_size=PARAMS["dim"],
@@ -194,15 +195,14 @@ def main():
     torch.save({"model": weights["norm.weight"], "epoch": 3}, OUT / "training.pth")
     torch.save(torch.nn.Linear(2, 2), OUT / "module.pth")
     torch.save({"norm.weight": weights["norm.weight"]}, OUT / "old.pth", _use_new_zipfile_serialization=False)
-    ranks = make_ranks()
     lines = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(ranks)]
     (OUT / "tokenizer.model").write_text("".join(lines))
     (OUT / "params.json").write_text(json.dumps(PARAMS) + "\n")
     record = {
         "torch": torch.__version__,
         "tensors": {name: digest(value) for name, value in converted.items()},
-        "tokens": tokens.tolist(),
-        "logits": [[round(value, 5) for value in row] for row in expected.tolist()],
+        "text": TEXTS[0],
+        "logprobs": [round(value, 4) for value in expected[-1].log_softmax(-1).tolist()],
         "texts": {text: encode(ranks, text) for text in TEXTS},
     }
     (OUT / "expected.json").write_text(json.dumps(record) + "\n")

@@ -41,7 +41,7 @@ class HubApi:
         if _COMMIT.fullmatch(revision) is not None and sha != revision:
             raise other_commit(sha, revision)
         gated = info.get("gated")
-        return sha, _license(info), gated in ("auto", "manual") if isinstance(gated, bool | str) else None
+        return sha, _license(info), gated in (True, "auto", "manual") if isinstance(gated, bool | str) else None
 
     def files(self, commit: str) -> tuple[RemoteFile, ...]:
         """Every file at `commit`, from at most 100 pages."""

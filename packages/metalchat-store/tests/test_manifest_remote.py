@@ -261,6 +261,15 @@ def test_what_is_neither_toml_nor_json_is_refused(data: bytes) -> None:
         parse(data, where="'x'", base=None)
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080/x", "https://localhost/x", "http://[::1]/x"])
+def test_a_list_from_another_server_does_not_lead_to_this_computer(url: str) -> None:
+    data = json.dumps({"version": 1, "file": [ENTRY | {"url": url}]}).encode()
+    with pytest.raises(NotAModel, match="leads from another server to this computer"):
+        parse(data, where="'x'", base="https://x.test/list.json")
+    for base in (None, "http://localhost:1/list.json"):
+        assert parse(data, where="'x'", base=base).files[0].url == url
+
+
 def test_a_huge_list_is_not_read(home: Path, server: FakeFiles) -> None:
     server.files["/model.json"] = bytes(5 << 20)
     with pytest.raises(NotAModel, match="larger than 4 MiB"):

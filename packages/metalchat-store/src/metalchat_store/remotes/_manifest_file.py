@@ -98,11 +98,11 @@ def _file(item: object, number: int, where: str, base: str | None, expires: floa
         raise NotAModel(f"{here}: 'size' is not a number of bytes")
     try:
         address = url if base is None else urljoin(base, url)
-        origin_of(address)
+        inward = origin_of(address).loopback and base is not None and not origin_of(base).loopback
     except (AddressError, ValueError):
         raise NotAModel(f"{here}: 'url' is not an https address (http on this computer only), or has a login") from None
-    if "#" in address:
-        raise NotAModel(f"{here}: 'url' has a '#'")
+    if "#" in address or inward:
+        raise NotAModel(f"{here}: 'url' has a '#', or leads from another server to this computer")
     own = _moment(item.get("expires"), f"{here}: 'expires'")
     ends = [moment for moment in (own, expires) if moment is not None]
     return Address(path=path, url=address, size=size, sha256=sha256, expires=min(ends, default=None))

@@ -1,17 +1,13 @@
 """A model's output becomes text, reasoning and tool calls: whole ones, once, and only those that may be run."""
 
 import json
-import random
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from metalchat_engine import ReasoningDelta, RejectedToolCall, TextDelta, Tool, ToolCall
 from metalchat_prompt import CallFormat, OutputEvent, OutputFormat, OutputParser
+from metalchat_prompt.testing import merged
 
 WEATHER = Tool(
     name="weather",
@@ -34,19 +30,6 @@ OSLO = {"city": "Oslo"}
 
 def parser(calls: CallFormat | None, *, opened: bool = False, tools: Sequence[Tool] = (WEATHER, CLOCK)) -> OutputParser:
     return OutputParser(OutputFormat(calls=calls, reasoning=THINK), tools, opened=opened, make_id=lambda: "id")
-
-
-def merged(events: Iterable[OutputEvent]) -> list[OutputEvent]:
-    result: list[OutputEvent] = []
-    for event in events:
-        last = result[-1] if result else None
-        if isinstance(event, TextDelta) and isinstance(last, TextDelta):
-            result[-1] = TextDelta(text=last.text + event.text)
-        elif isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
-            result[-1] = ReasoningDelta(text=last.text + event.text)
-        else:
-            result.append(event)
-    return result
 
 
 def parsed(made: OutputParser, pieces: Iterable[str], *, truncated: bool = False) -> list[OutputEvent]:
@@ -350,131 +333,6 @@ def test_text_is_withheld_only_while_it_may_begin_something() -> None:
     made = parser(CallFormat.MISTRAL)
     made.push('[TOOL_CALLS][{"name": "clock", "arguments": {}')
     assert called(made.push("}")) == [("clock", {})]
-
-
-SNIPPETS = [
-    *(text for _, text in CALLS),
-    *(
-        "<think>",
-        "</think>",
-        "```",
-        "```tool_code\n",
-        "~~~",
-        "\n",
-        " ",
-        '"',
-        "'",
-        "`",
-        "{",
-        "}",
-        "[",
-        "]",
-        "(",
-        ")",
-        "<",
-    ),
-    *(
-        "Hello",
-        "über",
-        "🎉",
-        "\\",
-        ";",
-        ",",
-        ":",
-        "weather",
-        '{"name": "weather"',
-        "<function=",
-        "</function>",
-        "[ARGS]",
-    ),
-    *(
-        "<tool_call>",
-        "</tool_call>",
-        "[TOOL_CALLS]",
-        "<|tool_call|>",
-        "<|tool_call>",
-        "call:",
-        '<|"|>',
-        "<escape>",
-        "> ",
-    ),
-    *("<parameter=city>", "</parameter>", "<|python_tag|>", "\0", "\ud800", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>"),
-]
-FORMATS = [None, *CallFormat]
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.sampled_from(FORMATS),
-    st.lists(st.sampled_from(SNIPPETS), max_size=12).map("".join),
-    st.lists(st.integers(0, 400), max_size=12),
-    st.booleans(),
-    st.booleans(),
-)
-def test_the_events_do_not_depend_on_how_the_text_is_cut(
-    calls: CallFormat | None, text: str, cuts: list[int], opened: bool, truncated: bool
-) -> None:
-    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    pieces = [text[start:end] for start, end in pairwise(places)]
-    whole = parsed(parser(calls, opened=opened), [text], truncated=truncated)
-    assert parsed(parser(calls, opened=opened), pieces, truncated=truncated) == whole
-    assert parsed(parser(calls, opened=opened), text, truncated=truncated) == whole
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(SNIPPETS), max_size=12).map("".join))
-def test_without_calls_and_reasoning_nothing_is_lost_or_said_twice(text: str) -> None:
-    made = OutputParser(OutputFormat(), [WEATHER])
-    assert "".join(event.text for event in parsed(made, text) if isinstance(event, TextDelta)) == text
-
-
-def test_ten_thousand_malformed_outputs_raise_nothing() -> None:
-    chance = random.Random(20)
-    for round_ in range(10_000):
-        calls = FORMATS[round_ % len(FORMATS)]
-        text = "".join(chance.choices(SNIPPETS, k=chance.randrange(1, 12)))
-        for _ in range(chance.randrange(4)):  # one letter changed, left out or doubled
-            place = chance.randrange(len(text) + 1)
-            text = (
-                text[:place] + chance.choice(["", "x", '"', "}", "\\", text[place : place + 1] * 2]) + text[place + 1 :]
-            )
-        made = parser(calls, opened=chance.random() < 0.1)
-        for event in parsed(made, [text], truncated=chance.random() < 0.5):
-            if isinstance(event, ToolCall):
-                assert event.name in ("weather", "clock")
-                assert isinstance(json.loads(event.arguments), dict)
-
-
-@pytest.mark.parametrize("calls", FORMATS)
-@pytest.mark.parametrize(
-    "unit",
-    [
-        "<",
-        "{",
-        "[",
-        '"',
-        "`",
-        "\n",
-        "<tool_call>",
-        "```\n",
-        "[TOOL_CALLS]",
-        "<parameter=a>",
-        "<function=a>",
-        '{"name"',
-        "call:",
-        "<|tool_call>",
-    ],
-)
-def test_time_is_proportional_to_the_length(calls: CallFormat | None, unit: str) -> None:
-    begin = {
-        CallFormat.HERMES: "<tool_call>{",
-        CallFormat.QWEN_XML: "<function=a>",
-        CallFormat.LLAMA: "<|python_tag|>[",
-    }
-    text = begin.get(calls, "") + unit * (30_000 // len(unit)) if calls else unit * (30_000 // len(unit))
-    started = time.process_time()
-    parsed(parser(calls), [text[place : place + 3] for place in range(0, len(text), 3)])
-    assert time.process_time() - started < 2
 
 
 def test_ids_are_nine_letters_and_digits() -> None:

@@ -1,11 +1,14 @@
-"""Tiny tokenizers and a template for tests: made on the spot, the same every time, without network or files."""
+"""Tiny tokenizers and templates for tests, made on the spot, the same every time; and outputs made comparable."""
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metalchat_prompt.parser import OutputEvent
 
 LLAMA3_TOKENS = (
     "<|begin_of_text|>",
@@ -185,3 +188,19 @@ def _document(model: Mapping[str, Any], added: Sequence[Mapping[str, Any]], **pa
         "model": model,
     }
     return json.dumps(document, ensure_ascii=False).encode()
+
+
+def merged(events: "Iterable[OutputEvent]") -> "list[OutputEvent]":
+    """Events with adjacent text, and adjacent reasoning, joined: the same however an output was cut."""
+    from metalchat_engine import ReasoningDelta, TextDelta
+
+    result: list[OutputEvent] = []
+    for event in events:
+        last = result[-1] if result else None
+        if isinstance(event, TextDelta) and isinstance(last, TextDelta):
+            result[-1] = TextDelta(text=last.text + event.text)
+        elif isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
+            result[-1] = ReasoningDelta(text=last.text + event.text)
+        else:
+            result.append(event)
+    return result

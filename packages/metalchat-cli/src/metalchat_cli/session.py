@@ -159,7 +159,11 @@ def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettin
     return (
         engine,
         ModelSource(path=path, name=resolved.model.repository, options=options),
-        EngineSettings(context_length=int(length.value) if length is not None and chosen else None, extra=table),
+        EngineSettings(
+            context_length=int(length.value) if length is not None and chosen else None,
+            extra=table,
+            state_directory=home.home() / "cache",
+        ),
     )
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from metalchat_prompt import OutputEvent, Tokenizer
 
 
-Keep = Callable[[KVCache, Sequence[int], Regime], None]
+Keep = Callable[[KVCache, Sequence[int], Regime, int], None]
 
 
 @dataclass(slots=True)
@@ -101,7 +101,7 @@ class Answer:
             with self._turn():
                 self._model.prefill(mx.array(list(plan.tokens[start:end])), self.cache, regime)
                 if end == self._checkpoint and self._keep is not None:
-                    self._keep(self.cache, plan.tokens[:end], regime)
+                    self._keep(self.cache, plan.tokens[:end], regime, end - cached)
             start = end
             yield PromptProgress(processed=start, total=total)
         with self._turn():
@@ -109,6 +109,9 @@ class Answer:
             draw.token.item()
         first = time.perf_counter()
         yield PromptProgress(processed=total, total=total)
+        if self._keep is not None:
+            with self._turn():
+                self._keep(self.cache, plan.tokens, regime, total - cached)
 
         reason: FinishReason = "length"
         count = 0

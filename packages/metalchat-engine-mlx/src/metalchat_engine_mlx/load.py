@@ -1,6 +1,8 @@
 """From checked headers to a model in memory."""
 
+import hashlib
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -14,7 +16,10 @@ from metalchat_engine_mlx.generate import numbers
 from metalchat_engine_mlx.host import HostBlocks, default_threads
 from metalchat_engine_mlx.model import MlxModel
 from metalchat_engine_mlx.parameters import Parameters
+from metalchat_engine_mlx.prefix import PrefixCache
+from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.settings import MlxSettings, capabilities
+from metalchat_engine_mlx.states import LayerShape, StateFiles, files_identity
 from metalchat_engine_mlx.streams import borrow, give_back
 
 if TYPE_CHECKING:
@@ -45,6 +50,7 @@ def load_model(
     mx.clear_cache()
     mx.reset_peak_memory()
     longest = checkpoint.config.context_length
+    chunk = settings.prefill_chunk or (_HOST_CHUNK if on_cpu else _DEVICE_CHUNK)
     return MlxModel(
         decoder,
         found,
@@ -52,8 +58,8 @@ def load_model(
         defaults=checkpoint.defaults,
         streams=streams,
         context_length=min(settings.context_length or longest, longest),
-        chunk=settings.prefill_chunk or (_HOST_CHUNK if on_cpu else _DEVICE_CHUNK),
-        prefix_cache_bytes=own.prefix_cache_bytes,
+        chunk=chunk,
+        recall=_recall(checkpoint, own, found, chunk=chunk, on_cpu=on_cpu),
         dtype=own.dtype or checkpoint.dtype,
         quantization=checkpoint.quantization,
         capabilities=capabilities(found.output_format, messages=found.has_template),
@@ -73,6 +79,30 @@ def _blocks(checkpoint: Checkpoint, own: MlxSettings, streams: Sequence[mx.Strea
     if on_cpu:
         return HostBlocks(streams, None if own.dtype is None else _DTYPES[own.dtype])
     return DeviceBlocks(_DTYPES[own.dtype or checkpoint.dtype])
+
+
+def _recall(checkpoint: Checkpoint, own: MlxSettings, prompt: "Prompt", *, chunk: int, on_cpu: bool) -> Recall:
+    config = checkpoint.config
+    prefixes = PrefixCache(config.windows, own.prefix_cache_bytes)
+    if own.state_directory is None or own.state_bytes == 0 or own.prefix_cache_bytes == 0:
+        return Recall(prefixes)
+    if checkpoint.gguf is not None:
+        paths = [checkpoint.gguf.path]
+    else:
+        weights = {tensor.file for tensor in checkpoint.tensors.values()}
+        paths = [checkpoint.path / file for file in (*sorted(weights), "config.json", "tokenizer.json")]
+    try:
+        files = files_identity(paths)
+    except OSError:
+        return Recall(prefixes)
+    versions = [metadata.version(name) for name in ("metalchat-engine-mlx", "mlx")]
+    facts = (versions, files, prompt.template_digest, config, own.dtype or checkpoint.dtype, on_cpu, own.threads, chunk)
+    layers = [
+        LayerShape(window=attention.window, heads=attention.kv_heads, dim=attention.head_dim)
+        for attention in (layer.attention for layer in config.layers)
+    ]
+    identity = hashlib.sha256(repr(facts).encode()).digest()
+    return Recall(prefixes, StateFiles(own.state_directory, identity, layers, own.state_bytes))
 
 
 def _build(checkpoint: Checkpoint, blocks: Blocks) -> Decoder:

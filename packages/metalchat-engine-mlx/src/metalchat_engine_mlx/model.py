@@ -28,7 +28,7 @@ from metalchat_engine_mlx.constraints import Compiler, Guide
 from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.defaults import Defaults
 from metalchat_engine_mlx.generate import Answer, Plan
-from metalchat_engine_mlx.prefix import PrefixCache
+from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.reply import Reply
 from metalchat_engine_mlx.sampling import Sampler
 from metalchat_engine_mlx.streams import give_back
@@ -53,7 +53,7 @@ class MlxModel:
         streams: Sequence[mx.Stream],
         context_length: int,
         chunk: int,
-        prefix_cache_bytes: int,
+        recall: Recall,
         dtype: str,
         quantization: str | None,
         capabilities: Capabilities,
@@ -63,7 +63,7 @@ class MlxModel:
         self._defaults = defaults
         self._streams = streams
         self._chunk = chunk
-        self._prefixes = PrefixCache(decoder.config.windows, prefix_cache_bytes)
+        self._recall = recall
         self._turns = Turns()
         self._closed = threading.Event()
         self._stop_ids = decoder.config.eos_token_ids | defaults.eos_token_ids | prompt.stop_ids
@@ -82,7 +82,7 @@ class MlxModel:
             context_length=self._context_length,
             vocab_size=self._vocab_size,
             dtype=self._dtype,
-            memory_bytes=0 if self._closed.is_set() else self._weights_bytes + self._prefixes.nbytes,
+            memory_bytes=0 if self._closed.is_set() else self._weights_bytes + self._recall.nbytes,
             capabilities=self._capabilities,
             quantization=self._quantization,
         )
@@ -125,7 +125,7 @@ class MlxModel:
         self._closed.set()
         with self._turns:
             self._decoder = None
-            self._prefixes.clear()
+            self._recall.close()
             give_back(self._streams)
             mx.clear_cache()
         self._prompt.close()
@@ -213,7 +213,7 @@ class MlxModel:
                 vocab_size=self._vocab_size,
                 seed=secrets.randbits(SEED_BITS) if seed is None else seed,
             )
-            taken = self._prefixes.take(plan.tokens, decoder.config.regime(len(plan.tokens)))
+            taken = self._recall.take(plan.tokens, decoder.config.regime(len(plan.tokens)))
         answer = Answer(
             decoder,
             plan,
@@ -223,7 +223,7 @@ class MlxModel:
             self._prompt.tokenizer,
             self._turn,
             guide=guide,
-            keep=self._prefixes.put,
+            keep=self._recall.put,
             checkpoint=taken.common,
         )
         config = decoder.config
@@ -242,7 +242,7 @@ class MlxModel:
             alike = config.regime(len(answer.tokens)) == answer.regime
             if kept and alike and not self._closed.is_set():
                 with self._turn():
-                    self._prefixes.put(answer.cache, answer.tokens, answer.regime)
+                    self._recall.put(answer.cache, answer.tokens, answer.regime)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ tokens of one stretch, and what the layers without a window computed for them; l
 state is kept where a text ended, and only there, or a little before, can a cache be taken up again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -73,9 +73,31 @@ class PrefixCache:
 
     def put(self, cache: KVCache, tokens: Sequence[int], regime: Regime) -> None:
         """Keep what `cache` holds of `tokens`, all of them rotated under one regime."""
-        end = len(tokens) // self._grain * self._grain
-        if end == 0 or self._budget == 0 or (self._windows and end != cache.length):
+        end = self.whole(cache, len(tokens))
+        if end:
+            self._insert(tokens[:end], regime, cache.segment, cache.tails)
+
+    def load(self, tokens: Sequence[int], regime: Regime, segments: Sequence[Parts], tails: Sequence[Tail]) -> None:
+        """Keep what was computed for `tokens` elsewhere: of each layer all of it, or its tail."""
+        self._insert(
+            tokens, regime, lambda start, stop: [copied(parts, start, stop) for parts in segments], lambda: list(tails)
+        )
+
+    def whole(self, cache: KVCache, count: int) -> int:
+        """How many of the first `count` tokens of a cache can be kept."""
+        end = count // self._grain * self._grain
+        return end if not self._windows or end == cache.length else 0
+
+    def _insert(
+        self,
+        tokens: Sequence[int],
+        regime: Regime,
+        segment: Callable[[int, int], list[Parts]],
+        tails: Callable[[], list[Tail]],
+    ) -> None:
+        if self._budget == 0:
             return
+        end = len(tokens)
         path, common = self._walk(tokens, end, regime)
         self._clock += 1
         node = path[-1] if path else self._roots.setdefault(regime, _Node(0))
@@ -84,9 +106,9 @@ class PrefixCache:
         step = max(_LONGEST // self._grain, 1) * self._grain
         for start in range(common, end, step):
             stop = min(start + step, end)
-            node = self._attach(node, tuple(tokens[start:stop]), cache.segment(start, stop))
+            node = self._attach(node, tuple(tokens[start:stop]), segment(start, stop))
         if self._windows and not node.tails:
-            node.tails = cache.tails()
+            node.tails = tails()
             mx.eval([tail.parts for tail in node.tails])
             self.nbytes += sum(part.nbytes for tail in node.tails for part in tail.parts)
         for passed in _up(node):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from metalchat_engine import Capabilities, EngineSettings, UnsupportedRequest, check_settings
@@ -9,8 +10,9 @@ from metalchat_engine import Capabilities, EngineSettings, UnsupportedRequest, c
 if TYPE_CHECKING:
     from metalchat_prompt import OutputFormat
 
-KNOWN = ("device", "dtype", "prefix_cache_bytes", "threads")
+KNOWN = ("device", "dtype", "prefix_cache_bytes", "save_states", "state_bytes", "state_directory", "threads")
 PREFIX_CACHE_BYTES = 2**30
+STATE_BYTES = 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +20,15 @@ class MlxSettings:
     """`device` None takes the GPU where there is one. `dtype` None keeps that of the checkpoint; it is the dtype of
     weights that are not quantised and, on a GPU, of the arithmetic. `threads` is the number of CPU streams, None one a
     core. `prefix_cache_bytes` bounds the keys and values that are kept for prompts with the same beginning.
+    `state_directory` is where those of long prompts are saved, None nowhere, and `state_bytes` bounds what lies there.
     """
 
     device: Literal["cpu", "gpu"] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     threads: int | None = None
     prefix_cache_bytes: int = PREFIX_CACHE_BYTES
+    state_directory: Path | None = None
+    state_bytes: int = STATE_BYTES
 
 
 def read_settings(settings: EngineSettings) -> MlxSettings:
@@ -40,12 +45,20 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
     def whole(low: int, high: int) -> Callable[[Any], bool]:
         return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
+    def is_path(value: Any) -> bool:
+        return isinstance(value, str | Path) and "\0" not in str(value) and Path(value).is_absolute()
+
     prefix_cache = take("prefix_cache_bytes", whole(0, 2**50), "a number of bytes")
+    saves = take("save_states", lambda value: isinstance(value, bool), "true or false") is not False
+    states = take("state_directory", is_path, "an absolute path") or settings.state_directory
+    state_bytes = take("state_bytes", whole(0, 2**50), "a number of bytes")
     return MlxSettings(
         device=take("device", lambda value: value in ("cpu", "gpu"), "cpu or gpu"),
         dtype=take("dtype", lambda value: value in ("float32", "float16", "bfloat16"), "float32, float16 or bfloat16"),
         threads=take("threads", whole(1, 16), "1 to 16"),
         prefix_cache_bytes=PREFIX_CACHE_BYTES if prefix_cache is None else prefix_cache,
+        state_directory=None if states is None or not saves else Path(states),
+        state_bytes=STATE_BYTES if state_bytes is None else state_bytes,
     )
 
 

@@ -32,12 +32,14 @@ class EngineSettings:
 
     `context_length` caps the tokens of prompt and answer together; None takes the model's own.
     `prefill_chunk` is the number of prompt tokens per step. `extra` is the manifest's [engine]
-    table less `name`; an engine refuses a key it does not know.
+    table less `name`; an engine refuses a key it does not know. `state_directory` is where an engine may
+    keep what it can compute again, such as the KV state of a prompt, in private files; None is nowhere.
     """
 
     context_length: int | None = None
     prefill_chunk: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    state_directory: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,6 +193,17 @@ def test_the_doctor_of_a_model_in_use_has_no_complaint(cli: Cli, checked_out: st
     assert "ok       store  1 model" in cli("doctor").out
 
 
+def test_the_doctor_says_what_to_pull_for_a_manifest_that_came_with_a_project(cli: Cli, home: Path) -> None:
+    Path("metalchat.toml").write_text(
+        '[model]\nrepository = "https://example.org/a/b"\narchitecture = "llama3"\n'
+        'partitioning = "consolidated"\nvariant = "huggingface"\n'
+    )
+    done = cli("doctor")
+    line = "https://example.org/a/b is not in the store. To fetch it: metalchat model pull https://example.org/a/b"
+    assert f"problem  checkout  {line}" in done.out.splitlines()
+    assert done.code == 1
+
+
 def test_the_doctor_reports_keys_without_meaning(cli: Cli, checked_out: str, home: Path) -> None:
     path = Path("metalchat.toml")
     path.write_text(path.read_text() + "[future]\nkey = 1\n[tools]\nx = true\n")

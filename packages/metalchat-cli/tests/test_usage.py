@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metalchat_cli import __version__
 from metalchat_cli.app import COMMANDS
 from metalchat_engine import OutOfMemory
 from metalchat_engine.testing import EchoEngine
@@ -51,7 +52,7 @@ Cli = Callable[..., Any]
         (["prompt", "-c", "Hello", "--top-p", "1.5"], "--top-p is 1.5, expected a number from 0 to 1"),
         (["prompt", "-c", "Hello", "--top-k", "-1"], "--top-k is -1, expected an integer from 0"),
         (["prompt", "-c", "Hello", "--seed", "-1"], "--seed is -1, expected an integer from 0"),
-        (["prompt", "-c", "Hello", "--seed", "1.5"], 'Invalid value for --seed: "1.5" is not an integer. See'),
+        (["prompt", "-c", "Hello", "--seed", "1.5"], ' error: Invalid value for --seed: "1.5" is not an integer. See'),
         (["prompt", "-c", "Hello", "--max-tokens", "0"], "--max-tokens is 0, expected an integer from 1"),
         (["chat", "--max-tokens", "0"], "--max-tokens is 0, expected an integer from 1"),
         (["chat", "Hello"], "unexpected argument 'Hello'. See 'metalchat chat --help'"),
@@ -62,7 +63,9 @@ Cli = Callable[..., Any]
         (["options", "unset", "x", "--model", "--global"], "give only one of --local, --global and --model"),
         (["completion", "tcsh"], 'Choose from: "bash", "zsh", "fish"'),
         (["credential", "add", "--username", "alice"], "no host is named. Add --host"),
+        (["credential", "add", "--host", "x", "--username", ""], "--username is empty"),
         (["credential", "remove"], "nothing is named. Add --host HOST, or --all"),
+        (["credential", "remove", "--host", "x", "--all"], "give only one of --host and --all"),
         (["model", "pull", "org/m"], "it has no scheme such as https://"),
         (["model", "describe", "ftp://host/x"], "nothing installed can pull from 'ftp:' addresses"),
     ],
@@ -98,6 +101,28 @@ def test_every_command_has_a_help_of_its_own(cli: Cli) -> None:
         assert done.out.startswith(f"Usage: metalchat {name}")
 
 
+def test_the_help_of_a_command_says_more_than_its_line_in_the_list(cli: Cli) -> None:
+    assert "~/.local/share/bash-completion/completions/metalchat" in cli("completion", "--help").out
+    assert "Exits with 1 if there is a problem" in cli("doctor", "--help").out
+    assert "'metalchat model rollback' goes back" in " ".join(cli("model", "update", "--help").out.split())
+    assert " ".join(cli("model", "--help").out.split("\n")[2].split()) == COMMANDS["model"][1]
+
+
+def test_the_help_names_defaults_that_say_something(cli: Cli) -> None:
+    def text(*words: str) -> str:
+        return " ".join(cli(*words, "--help").out.replace("│", " ").split())
+
+    assert "[default: 1h]" in text("store", "gc")
+    assert "[default: keyring]" in text("credential", "add")
+    for name in ("checkout", "chat", "prompt", "lock"):
+        assert "default: " not in text(name)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["-V"], ["-f", "x", "--version"], ["model", "--version"]])
+def test_the_version_is_said_in_one_way(cli: Cli, words: list[str]) -> None:
+    assert cli(*words).out == f"metalchat {__version__}\n"
+
+
 @pytest.mark.parametrize(
     "words",
     [["prompt", "-c", "Hello"], ["options", "set", "x", "1", "-t", "int"], ["options", "unset", "x", "--global"]],
@@ -105,6 +130,18 @@ def test_every_command_has_a_help_of_its_own(cli: Cli) -> None:
 )
 def test_a_scope_that_selects_no_model_is_said_in_the_words_of_old(fails: Cli, words: list[str]) -> None:
     assert fails(2, *words).startswith("error: requested scope not checked out")
+
+
+@pytest.mark.parametrize("words", [["prompt", "-c", "Hello"], ["chat"], ["lock"]], ids=" ".join)
+def test_a_manifest_that_came_with_a_project_says_what_to_pull(fails: Cli, words: list[str]) -> None:
+    repository = "https://example.org/a/b;id"
+    Path("metalchat.toml").write_text(
+        f'[model]\nrepository = "{repository}"\narchitecture = "llama3"\n'
+        'partitioning = "consolidated"\nvariant = "huggingface"\n'
+    )
+    line = fails(4, *words)
+    assert line.startswith("fatal: model '")
+    assert line.endswith(f"' not found. To fetch it: metalchat model pull '{repository}'")
 
 
 @pytest.mark.parametrize(
@@ -238,6 +275,26 @@ def test_an_engines_own_error_has_its_own_code_and_words(fails: Cli, checked_out
 def test_a_token_in_an_error_is_not_shown(fails: Cli, checked_out: str, use_engine: Cli) -> None:
     use_engine(fail(OutOfMemory("header Bearer hf_abcdefghijklmnopqrstuvwxyz")))
     assert fails(1, "prompt", "-c", "Hello") == "metalchat: error: header Bearer hf_…"
+
+
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_C_4_a_token_that_a_server_sends_back_is_not_shown_whatever_it_looks_like(
+    cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch, debug: str
+) -> None:
+    token = "not.like/others=0123456789"
+    (place / "files").mkdir()
+    (place / "files" / "a.txt").write_text("a")
+    with FakeHub() as hub:
+        hub.add_token(token, user="alice", role="write")
+        hub.add_repo("alice/m", files=tiny_model())
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", token)
+        monkeypatch.setenv("METALCHAT_DEBUG", debug)
+        hub.fault(path="/preupload/", status=400, body=f'{{"error": "bad header Bearer {token}"}}'.encode(), times=-1)
+        done = cli("model", "push", place / "files", f"{hub.url}/alice/m")
+    assert done.code == 5
+    assert "bad header Bearer hf_…" in done.err
+    assert token not in done.err
 
 
 def test_an_interrupted_command_has_its_own_code(cli: Cli, checked_out: str, use_engine: Cli) -> None:

@@ -68,7 +68,7 @@ def test_a_lock_is_written_beside_the_manifest_that_selects(cli: Cli, id: str, h
 
 def test_a_lock_needs_a_model_that_is_checked_out_and_there(cli: Cli, fails: Cli, id: str) -> None:
     cli("model", "remove", id)
-    assert fails(4, "lock") == f"fatal: model '{id}' not found"
+    assert fails(4, "lock").startswith(f"fatal: model '{id}' not found. To fetch it: metalchat model pull http")
     Path("metalchat.toml").unlink()
     assert fails(2, "lock") == "error: requested scope not checked out. Run 'metalchat checkout ID'"
 

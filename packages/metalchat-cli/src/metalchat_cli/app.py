@@ -5,7 +5,7 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from metalchat_cli import __version__, errors, terminal
+from metalchat_cli import __version__, errors, redaction, terminal
 from metalchat_cli.home import HOME_VARIABLE
 
 if TYPE_CHECKING:
@@ -45,17 +45,19 @@ def build(arguments: list[str]) -> "cyclopts.App":
         help="Local language models, handled the way git handles code.",
         help_epilogue=EPILOGUE,
         help_format="plaintext",
-        version=__version__,
+        version=f"metalchat {__version__}",
         version_flags=["--version", "-V"],
         suppress_keyboard_interrupt=False,
-        default_parameter=cyclopts.Parameter(negative=()),
+        default_parameter=cyclopts.Parameter(negative=(), show_default=False),
     )
+    chosen = arguments[0] if arguments else None
     for name, (where, summary) in COMMANDS.items():
-        app.command(where, name=name, help=summary)
-    if not arguments or arguments[0] not in COMMANDS:
+        # The one that runs has a help of its own, which says more.
+        app.command(where, name=name, help=None if name == chosen else summary)
+    if chosen not in COMMANDS:
         from metalchat_cli import extensions
 
-        extensions.attach(app, arguments[0] if arguments else None, COMMANDS)
+        extensions.attach(app, chosen, COMMANDS)
     return app
 
 
@@ -75,6 +77,7 @@ def run(arguments: list[str]) -> int:
         return errors.exit_code(error)
     finally:
         _restore(before)
+        redaction.forget()
         terminal.settle()
 
 

@@ -17,6 +17,8 @@ import errno
 import re
 from typing import ClassVar
 
+from metalchat_cli.redaction import redacted
+
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
@@ -85,7 +87,7 @@ def describe(error: BaseException) -> str:
     """One line, beginning as the older program's did where it had the same message."""
     from metalchat_credentials import redact
 
-    text = redact(_one_line(str(error))) or type(error).__name__
+    text = redact(redacted(_one_line(str(error)))) or type(error).__name__
     if type(error).__name__ in ("ModelNotFound", "Corrupted"):
         return f"fatal: {text}"
     if isinstance(error, NotCheckedOut):
@@ -114,6 +116,9 @@ def _usage(error: BaseException, text: str) -> str:
         text = "there is one argument too many" if "credential" in chain else f"unexpected argument '{unused[0]}'"
     elif kind == "UnknownOptionError":
         text = re.sub(r"(Unknown option: \S*?)=.*?(?= Did you mean|$)", r"\1.", text)
+    elif kind == "CoercionError":
+        # Some versions of cyclopts put the option in front of a converter's own words, some leave that to them.
+        text = re.sub(r"^(Invalid value for [^:]+: )\1", r"\1", text)
     text = text.partition(" Available commands:")[0].rstrip(".")
     stop = "" if text.endswith("?") else "."
     return f"{text}{stop} See '{' '.join(('metalchat', *chain))} --help'"

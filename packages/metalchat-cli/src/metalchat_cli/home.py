@@ -1,10 +1,13 @@
 """Where a command works: the home with its store and credentials, the working directory, the settings in force."""
 
 import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metalchat_cli import errors, terminal
+from metalchat_cli import errors, redaction, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +82,30 @@ def whole(reference: str) -> "ModelSpec":
     return entry.spec
 
 
+@contextmanager
+def naming_the_pull(model: "ModelSpec") -> Iterator[None]:
+    """Let the store's word that it does not have the selected `model` say what fetches it.
+
+    Raises:
+        ModelNotFound: the same, with the command.
+    """
+    from metalchat_store import ModelNotFound
+
+    try:
+        yield
+    except ModelNotFound as error:
+        # The address is that of a manifest, perhaps somebody else's, and will be pasted into a shell.
+        raise ModelNotFound(f"{error}. To fetch it: {pull_command(model)}") from error
+
+
+def pull_command(model: "ModelSpec") -> str:
+    """What a person types to fetch `model`."""
+    return f"metalchat model pull {shlex.quote(model.repository)}"
+
+
 def credentials() -> "Credentials":
     from metalchat_credentials import Credentials
 
-    return Credentials(home(), environ=os.environ, directory=directory(), interactive=terminal.can_ask())
+    made = Credentials(home(), environ=os.environ, directory=directory(), interactive=terminal.can_ask())
+    redaction.remember(made)
+    return made

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from metalchat_cli import terminal
+from metalchat_cli import redaction, terminal
 
 if TYPE_CHECKING:
     from metalchat_store import Plan, Progress
@@ -41,7 +41,9 @@ class _Shown:
         self._bars.update(self._tasks[path], completed=done, total=total)
 
     def message(self, text: str) -> None:
-        self._bars.console.print(terminal.safe_name(text), markup=False, highlight=False, emoji=False)
+        self._bars.console.print(
+            terminal.safe_name(redaction.redacted(text)), markup=False, highlight=False, emoji=False
+        )
 
 
 @contextmanager

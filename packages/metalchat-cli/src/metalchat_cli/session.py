@@ -150,7 +150,8 @@ def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettin
         raise errors.NotCheckedOut(
             "requested scope not checked out. Run 'metalchat checkout ID', or begin with 'metalchat quickstart'"
         )
-    path = home.store().path(resolved.model.id)
+    with home.naming_the_pull(resolved.model):
+        path = home.store().path(resolved.model.id)
     table = dict(resolved.section("engine"))
     engine = load_engine(str(table.pop("name", "mlx")))
     length = resolved.setting("inference.max_sequence_length")

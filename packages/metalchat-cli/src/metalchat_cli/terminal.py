@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from metalchat_cli import errors
+from metalchat_cli import errors, redaction
 
 # C0 without newline and tab, DEL, C1, and lone surrogates, which no encoder accepts.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -93,7 +93,7 @@ def json_line(value: Any) -> None:
 def note(text: str, colour: str | None = None) -> None:
     """Write one line to standard error: a notice, a hint, statistics, what failed. Nobody listening is no failure."""
     with suppress(OSError):
-        sys.stderr.write(paint(safe_name(text), colour, sys.stderr.isatty()) + "\n")
+        sys.stderr.write(paint(safe_name(redaction.redacted(text)), colour, sys.stderr.isatty()) + "\n")
         sys.stderr.flush()
 
 
@@ -104,7 +104,7 @@ def trace(error: BaseException) -> None:
     from metalchat_credentials import redact
 
     with suppress(OSError):
-        sys.stderr.write(safe_text(redact("".join(traceback.format_exception(error)))))
+        sys.stderr.write(safe_text(redact(redaction.redacted("".join(traceback.format_exception(error))))))
 
 
 def error(text: str) -> None:

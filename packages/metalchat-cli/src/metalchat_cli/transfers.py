@@ -12,7 +12,7 @@ from metalchat_cli.home import home
 if TYPE_CHECKING:
     from metalchat_store import Progress, PushPlan
 
-Names = Annotated[list[str], Parameter(negative=(), show_default=False)]
+Names = Annotated[list[str], Parameter(negative=())]
 _SHOWN = 40
 
 
@@ -89,7 +89,7 @@ class PushChoices:
     pull_request: bool = False
     include: Names = field(default_factory=list)
     exclude: Names = field(default_factory=list)
-    to: Annotated[str, Parameter(show_default=False)] = ""
+    to: str = ""
     dry_run: bool = False
     json: bool = False
 

@@ -22,7 +22,7 @@ def add(
     host: Host = None,
     username: str,
     write: bool = False,
-    backend: str = "keyring",
+    backend: Annotated[str, Parameter(show_default=True)] = "keyring",
     secret: str | None = None,
     secret_stdin: bool = False,
     secret_env: str | None = None,
@@ -50,6 +50,8 @@ def add(
 
     if host is None:
         raise errors.Usage("no host is named. Add --host, for example --host huggingface.co")
+    if not username:
+        raise errors.Usage("--username is empty. Give the name that the token belongs to")
     url, purpose = parse_host(host), Purpose.WRITE if write else Purpose.READ
     if not isinstance(load_backend(backend), SecretStore):
         if secret is not None or secret_stdin:
@@ -123,6 +125,8 @@ def remove(*, host: Host = None, all: bool = False) -> None:
 
     if host is None and not all:
         raise errors.Usage("nothing is named. Add --host HOST, or --all to forget every token")
+    if host is not None and all:
+        raise errors.Usage("give only one of --host and --all: --all forgets the tokens of every host")
     url = None if host is None else parse_host(host)
     if not credentials().remove(url, all=all) and terminal.shows_hints():
         terminal.note(f"no token was stored for {url}" if url else "no token was stored")

@@ -91,8 +91,19 @@ def manifests() -> Iterator[Finding]:
         text = f"{where}'{each.setting.key}' is not in force here: {each.reason}"
         yield Finding(level="warning", subject="manifest", text=text)
     model = resolved.model
-    text = model.repository if model else "no model is checked out. Run 'metalchat quickstart'"
-    yield Finding(level="ok" if model else "warning", subject="checkout", text=text)
+    if model is None:
+        text = "no model is checked out. Run 'metalchat quickstart'"
+        yield Finding(level="warning", subject="checkout", text=text)
+        return
+    from metalchat_store import ModelNotFound
+
+    try:
+        home.store().find(model.id)
+    except ModelNotFound:
+        text = f"{model.repository} is not in the store. To fetch it: {home.pull_command(model)}"
+        yield Finding(level="problem", subject="checkout", text=text)
+    else:
+        yield Finding(level="ok", subject="checkout", text=model.repository)
 
 
 def engines() -> Iterator[Finding]:

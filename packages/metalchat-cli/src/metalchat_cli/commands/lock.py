@@ -15,7 +15,8 @@ def lock(*, json: bool = False) -> None:
     if resolved.model is None:
         raise errors.NotCheckedOut("requested scope not checked out. Run 'metalchat checkout ID'")
     kept = home.store()
-    made = kept.lock(kept.find(resolved.model.id).id)
+    with home.naming_the_pull(resolved.model):
+        made = kept.lock(kept.find(resolved.model.id).id)
     manifest = frozen.manifest(resolved)
     path = manifest.with_name("metalchat.lock")
     changed = made.write(path)

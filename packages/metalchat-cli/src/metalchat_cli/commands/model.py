@@ -6,7 +6,9 @@ import cyclopts
 from cyclopts import Parameter
 
 from metalchat_cli import access, errors, links, progress, terminal, transfers
+from metalchat_cli.commands import changes
 from metalchat_cli.commands.changes import tell
+from metalchat_cli.commands.push import push
 from metalchat_cli.frozen import locked, wanted
 from metalchat_cli.home import settings, store
 from metalchat_cli.transfers import NO_PULL_CHOICES, PullChoices
@@ -14,23 +16,19 @@ from metalchat_cli.transfers import NO_PULL_CHOICES, PullChoices
 if TYPE_CHECKING:
     from metalchat_store import Entry, Store
 
-app = cyclopts.App(name="model", help="Pull, list, describe, verify and remove models.", help_format="plaintext")
+app = cyclopts.App(
+    name="model", help="Pull, list, describe, verify, update, remove and push models.", help_format="plaintext"
+)
 
 
-for _name, _summary in {
-    "outdated": "List the models whose sources have something newer.",
-    "update": "Bring a model to what its source has now, or say what that would change.",
-    "rollback": "Go back to the state before the last update, offline.",
-    "adopt": "Take in models that other tools have, without a second copy.",
-}.items():
-    app.command(f"metalchat_cli.commands.changes:{_name}", name=_name, help=_summary)
+for _command in (changes.outdated, changes.update, changes.rollback, changes.adopt, push):
+    app.command(_command)
 app.command(
     "metalchat_cli.commands.describe:describe",
     name="describe",
     help="Say what a model is, needs and costs, without fetching it.",
 )
 app.command("metalchat_cli.commands.describe:search", name="search", help="Find models on a hub by their names.")
-app.command("metalchat_cli.commands.push:push", name="push", help="Send files to a model's repository.")
 
 
 @app.command

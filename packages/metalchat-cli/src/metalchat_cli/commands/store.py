@@ -1,8 +1,9 @@
 """`metalchat store`: what the models take, what can go, and what keeps it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
+from cyclopts import Parameter
 
 from metalchat_cli import sizes, terminal
 from metalchat_cli.home import store
@@ -44,7 +45,13 @@ def df(*, json: bool = False) -> None:
 
 
 @app.command
-def gc(*, dry_run: bool = False, max_size: str | None = None, grace: str = "1h", json: bool = False) -> None:
+def gc(
+    *,
+    dry_run: bool = False,
+    max_size: str | None = None,
+    grace: Annotated[str, Parameter(show_default=True)] = "1h",
+    json: bool = False,
+) -> None:
     """Delete what nothing refers to: earlier states of models, content without a model, what pulls left behind.
 
     Parameters

@@ -86,14 +86,32 @@ def test_a_holder_that_works_is_waited_for(lock: Path) -> None:
     assert grown[0] == 50
 
 
+def test_a_lock_file_that_is_removed_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real, calls = tmp_path / "x.lock", fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:
+            path.unlink()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with _locks.exclusive(
+        path, waiting=lambda: None, activity=lambda: 0, clock=lambda: 0.0, sleep=lambda _: None
+    ) as held:
+        assert held
+        assert path.exists()
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("error", [OSError(95, "Operation not supported"), NotImplementedError("no flock here")])
 def test_a_file_system_without_locks_goes_on_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error) -> None:
-    import filelock
-
-    def acquire(*_: object, **__: object) -> None:
+    def flock(_descriptor: int, _operation: int) -> None:
         raise error
 
-    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with _locks.exclusive(
         tmp_path / "y.lock", waiting=lambda: None, activity=lambda: 0, clock=lambda: 0.0, sleep=lambda _: None
     ) as held:

@@ -13,6 +13,8 @@ from metalchat_store.digest import Digest
 from metalchat_store.errors import IncompatibleRemote, IntegrityError, NetworkError, StoreError
 from metalchat_store.remote import Body, Listing, ReadsParts, Remote, RemoteContext, RemoteFile
 
+_NO_JOURNAL = 1 << 16  # bytes of a file that comes in one breath: its digest says enough about what is left of it
+
 
 class Damaged(Exception):
     """The whole content arrived and is not what was promised; never leaves the package."""
@@ -216,7 +218,10 @@ class Download:
         self._show(end)
 
     def _note(self, validator: str | None) -> None:
-        self.partial.note(self._facts(), validator)
+        if self._identified and self._file.size is not None and self._file.size <= _NO_JOURNAL:
+            self.partial.validator = validator
+        else:
+            self.partial.note(self._facts(), validator)
 
     def _note_ranges(self, validator: str | None) -> None:
         self.partial.note(self._facts(), validator, self._spans.spans)

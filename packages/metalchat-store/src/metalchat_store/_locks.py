@@ -29,15 +29,13 @@ def exclusive(
     `waiting` is called once if another process holds it. The wait ends without the lock when `activity()` has not
     changed for two minutes. The file is removed at the end.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path, timeout=0, is_singleton=False)
+    descriptor: int | None = None
     seen: object = None
     since: float | None = None
-    while not lock.is_locked:
+    while descriptor is None:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            descriptor = _acquire(path)
+        except BlockingIOError:
             if since is None:
                 waiting()
             now = activity()
@@ -52,14 +50,15 @@ def exclusive(
             if error.errno not in _UNSUPPORTED:
                 raise
             break
-    excludes = lock.is_locked and _excludes(path)
+    excludes = descriptor is not None and _excludes(path)
     try:
         yield excludes
     finally:
         if excludes:
             with suppress(OSError):
                 path.unlink()
-        lock.release()
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -94,6 +93,20 @@ def is_free(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _acquire(path: Path) -> int | None:
+    """A descriptor that holds the lock; None if the last holder removed the file. `BlockingIOError` if it is held."""
+    descriptor = os.open(os.fspath(path), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:
+            held, descriptor = descriptor, -1
+            return held
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return None
 
 
 def _excludes(path: Path) -> bool:

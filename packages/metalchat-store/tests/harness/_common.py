@@ -83,7 +83,6 @@ def no_sync() -> None:
 
 def preload() -> None:
     """Import what a pull imports, so that forked processes begin at once."""
-    import filelock  # noqa: F401 - for the effect
     import httpx  # noqa: F401 - for the effect
     import metalchat_manifest  # noqa: F401 - for the effect
     import metalchat_store.pull

@@ -1,5 +1,6 @@
 """The same bad days for `metalchat model pull` and for `hf download`, at the same fake hub, one after the other."""
 
+import os
 import re
 import resource
 import shutil

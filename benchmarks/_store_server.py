@@ -1,7 +1,8 @@
 """A hub whose bytes come out of files by sendfile, from several processes, so that it is not what is measured.
 
-It knows what a pull and `hf download` ask for, and no more: whoami, revision, tree, and files, all of which are large
-(LFS) and come from a second address on the same port. `latency` is slept before every answer.
+It knows what a pull and `hf download` ask for, and no more: revision, tree, and files, all of which are large (LFS) and
+come from a second address on the same port. `latency` is slept before every answer; a connection gives at most `rate`
+bytes a second.
 """
 
 import hashlib
@@ -47,10 +48,13 @@ def served(folder: Path) -> dict[str, Served]:
 class FastHub:
     """A context manager around the processes that answer. `url` is the hub."""
 
-    def __init__(self, repositories: Mapping[str, Mapping[str, Served]], *, latency: float = 0.0) -> None:
+    def __init__(
+        self, repositories: Mapping[str, Mapping[str, Served]], *, latency: float = 0.0, rate: float | None = None
+    ) -> None:
         self._repositories = repositories
         self._blobs = {file.sha256: file for files in repositories.values() for file in files.values()}
         self._latency = latency
+        self._rate = rate
         self._children: list[int] = []
 
     def __enter__(self) -> Self:
@@ -143,11 +147,14 @@ class FastHub:
         if head.startswith(b"HEAD"):
             return
         with file.path.open("rb") as source:
+            began, first = time.monotonic(), start
             while start <= end:
                 sent = os.sendfile(connection.fileno(), source.fileno(), start, min(end - start + 1, 1 << 20))
                 if sent == 0:
                     raise OSError("the file became shorter")
                 start += sent
+                if self._rate is not None:
+                    time.sleep(max(0.0, (start - first) / self._rate - (time.monotonic() - began)))
 
 
 def _entry(name: str, file: Served) -> dict[str, object]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from metalchat_store.errors import NotFound, StoreError
-from metalchat_store.remote import Listing, Remote, RemoteContext, RemoteFile
+from metalchat_store.remote import Listing, ReadsParts, Remote, RemoteContext, RemoteFile
 from metalchat_store.testing.memory import git_blob_id
 
 
@@ -61,6 +61,24 @@ class RemoteContract:
             with remote.read(listing, file, offset=middle, context=context, validator=validator) as body:
                 assert body.offset in (0, middle)
                 assert b"".join(body) == content[body.offset :]
+
+    def test_a_part_of_a_file_is_read(
+        self, remote: Remote, listing: Listing, files: Mapping[str, bytes], context: RemoteContext
+    ) -> None:
+        if not isinstance(remote, ReadsParts):
+            return
+        for file in _given(listing, files):
+            content = files[file.path]
+            with remote.read(listing, file, offset=0, context=context) as body:
+                validator = body.validator
+            for start, end in ((0, len(content) // 3), (len(content) // 3, 2 * len(content) // 3)):
+                if start == end:
+                    continue
+                options = {"start": start, "end": end, "context": context, "validator": validator}
+                with remote.read_part(listing, file, **options) as body:
+                    assert body.offset in (0, start)
+                    data = b"".join(body)
+                assert data in (content[start:end], content)
 
     def test_a_transfer_can_be_left_before_its_end(
         self, remote: Remote, listing: Listing, files: Mapping[str, bytes], context: RemoteContext

@@ -184,6 +184,17 @@ def test_tools_are_not_enabled_by_a_manifest_that_came_with_a_project_or_model(w
     assert world.resolve().section("tools") == {"shell.run": "rm"}
 
 
+def test_a_manifest_that_came_with_a_project_or_model_does_not_say_where_an_engine_writes(world):
+    for scope in ("model", "global", "local"):
+        world.write(scope, f"[engine]\nstate_directory = '/{scope}'\nthreads = 1\n")
+    resolved = world.resolve(model=LLAMA)
+    assert resolved.section("engine") == {"name": "mlx", "state_directory": "/global", "threads": 1}
+    assert [each.setting.origin.scope for each in resolved.ignored] == ["model", "local"]
+    assert all("where files are written" in each.reason for each in resolved.ignored)
+    chosen = world.resolve(model=LLAMA, environ={"METALCHAT_ENGINE_STATE_DIRECTORY": "/mine"})
+    assert chosen.get("engine.state_directory") == "/mine"
+
+
 def test_a_file_repository_is_found_under_its_older_identifier(world):
     spec = ModelSpec(repository="file:///m", architecture="llama3", partitioning="sharded", variant="huggingface")
     folder = world.home / "models" / spec.ids[1]
@@ -226,6 +237,7 @@ def test_the_system_prompt_is_read_beside_the_manifest_that_names_it(world):
     [
         (None, "there is no such file"),
         (b"\xff", "it is not UTF-8 text"),
+        (b"A=1\0HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz\0", "it holds an access token"),
         (b"a" * (2**20 + 1), "it is larger than 1 MiB"),
     ],
 )
@@ -236,6 +248,7 @@ def test_a_system_prompt_that_cannot_be_used_is_named_with_its_line(world, conte
     with pytest.raises(InvalidPrompt, match=why) as caught:
         world.resolve().system_prompt()
     assert (caught.value.line, caught.value.key, caught.value.exit_code) == (2, "prompt.system", 2)
+    assert "hf_abc" not in str(caught.value)
 
 
 def test_a_system_prompt_that_is_a_device_does_not_block(world):

@@ -103,7 +103,7 @@ class UnknownOption(InvalidSetting):
 
 
 class InvalidPrompt(ManifestError):
-    """The file of `prompt.system` is missing, too large, or not UTF-8 text."""
+    """The file of `prompt.system` is missing, too large, not UTF-8 text, or holds an access token."""
 
 
 class EditRefused(ManifestError):

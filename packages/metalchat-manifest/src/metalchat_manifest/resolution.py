@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from metalchat_manifest._files import TooLarge, read_bounded
+from metalchat_manifest._secrets import token_offset
 from metalchat_manifest._toml import FILE_NAME
 from metalchat_manifest.environment import read_environment, variable
 from metalchat_manifest.errors import InvalidPrompt, InvalidSetting, ManifestNotFound, ManifestUnreadable
@@ -21,6 +22,7 @@ DEFAULTS: Mapping[str, Value] = MappingProxyType({"engine.name": "mlx"})
 
 MAX_PROMPT_BYTES = 2**20
 
+_WRITTEN_TO = "engine.state_directory"  # an engine also deletes what it finds there
 _TYPE = "inference.sampling.type"
 _SHAPING = tuple(f"inference.sampling.{name}" for name in ("temperature", "probability", "k", "min_p"))
 
@@ -96,8 +98,9 @@ class Resolved:
 
     @property
     def ignored(self) -> tuple[Ignored, ...]:
-        """Settings without effect: options of a scope that selects another model, tools in a file that may come from
-        others, and greedy sampling where a stronger layer sets a temperature, probability, k or min_p."""
+        """Settings without effect: options of a scope that selects another model, tools and an engine's
+        `state_directory` in a file that may come from others, and greedy sampling where a stronger layer sets a
+        temperature, probability, k or min_p."""
         return tuple(
             Ignored(setting=layer.setting(key), reason=reason)
             for layer in self._layers
@@ -127,7 +130,7 @@ class Resolved:
         """The text of the file that `prompt.system` names; None where nobody names one, or the name is empty.
 
         A relative name starts from the manifest's folder, or from the working directory for a flag or a
-        variable. Raises InvalidPrompt for what is not a UTF-8 text file of at most MAX_PROMPT_BYTES.
+        variable. Raises InvalidPrompt for what is not a UTF-8 text file of at most MAX_PROMPT_BYTES, or holds a token.
         """
         setting = self.setting("prompt.system")
         if setting is None or not setting.value:
@@ -135,8 +138,13 @@ class Resolved:
         origin = setting.origin
         folder = origin.path.parent if origin.path is not None else self._directory
         path = folder / str(setting.value)
+        cause: Exception | None = None
         try:
-            return read_bounded(path, MAX_PROMPT_BYTES).decode().removeprefix("\ufeff")
+            text = read_bounded(path, MAX_PROMPT_BYTES).decode().removeprefix("\ufeff")
+            if token_offset(text) is None:
+                return text
+            # A manifest that came with a project can name any file, /proc/self/environ included.
+            why = "it holds an access token"
         except FileNotFoundError as error:
             why, cause = "there is no such file", error
         except TooLarge as error:
@@ -259,4 +267,9 @@ def _ignored(scope: Scope, manifest: Manifest, chosen: ModelSpec | None) -> dict
     if scope is not Scope.GLOBAL:
         reason = "tools are enabled by the global manifest, a variable or a flag; this file may come from others"
         ignored |= {key: reason for key in manifest.values if key.startswith("tools.")}
+        if _WRITTEN_TO in manifest.values:
+            reason = (
+                "where files are written is said by the global manifest or a variable; this file may come from others"
+            )
+            ignored[_WRITTEN_TO] = reason
     return ignored

@@ -8,11 +8,8 @@ from metalchat_engine.errors import EngineError, IncompatibleEngine
 from metalchat_engine.plugins import PluginPoint, load_plugin, one_line, owner, plugin_points, select_plugin
 
 ENGINES_GROUP = "metalchat.engines"
-ENGINE_PROVIDERS: Mapping[str, str] = {
-    "mlx": "metalchat-engine-mlx",
-    "llamacpp": "metalchat-engine-llamacpp",
-    "openai": "metalchat-engine-openai",
-}
+# Distributions that exist: a message that names another one would send people to whoever registers it.
+ENGINE_PROVIDERS: Mapping[str, str] = {"mlx": "metalchat-engine-mlx"}
 
 EnginePoint: TypeAlias = PluginPoint
 

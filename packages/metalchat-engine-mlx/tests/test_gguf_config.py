@@ -250,13 +250,13 @@ def test_a_quantisation_that_is_not_read_is_named_with_its_tensor(tmp_path: Path
         tensor.name: Stored(type="F32", shape=tensor.shape, data=data[tensor.offset : tensor.offset + tensor.nbytes])
         for tensor in header.tensors.values()
     }
-    tensors["blk.0.ffn_up.weight"] = Stored(type="Q6_K", shape=(96, 256), data=bytes(96 * 210))
+    tensors["blk.0.ffn_up.weight"] = Stored(type="IQ2_XS", shape=(96, 256), data=bytes(96 * 74))
     file.path.write_bytes(gguf_bytes(file.metadata, tensors))
     with pytest.raises(UnsupportedModel) as caught:
         quantization(read_header(file.path))
     assert str(caught.value) == (
-        "'model.gguf': the tensor 'blk.0.ffn_up.weight' is of type Q6_K; "
-        "F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are supported"
+        "'model.gguf': the tensor 'blk.0.ffn_up.weight' is of type IQ2_XS; F32, F16, BF16, Q4_0, "
+        "Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, IQ4_XS, Q4_K, Q5_K, Q2_K, Q3_K and Q6_K are supported"
     )
 
 

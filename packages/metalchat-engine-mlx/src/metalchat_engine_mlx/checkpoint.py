@@ -30,6 +30,9 @@ class Checkpoint:
 
     `path` is the model's directory, or its GGUF file, and then `gguf` is that file's header. `factors` says that a GGUF
     file spells out the factors of its rope.
+
+    What the weights take once loaded: `packed_bytes`, `scale_values` numbers of the arithmetic's size, and
+    `plain_bytes`. `expanded` tells what the file has quantised and the model has not ("Q6_K as float16").
     """
 
     name: str
@@ -40,15 +43,18 @@ class Checkpoint:
     parameters: int
     packings: Mapping[str, Packing]
     packed_bytes: int
+    scale_values: int
     plain_bytes: int
     has_template: bool | None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     gguf: "GgufHeader | None" = None
     factors: bool = False
+    expanded: tuple[str, ...] = ()
 
     @property
     def quantization(self) -> str | None:
-        return Quantization(modules=self.packings).label
+        packed = Quantization(modules=self.packings).label
+        return "; ".join(filter(None, (packed, *self.expanded))) or None
 
 
 def read_checkpoint(source: ModelSource) -> Checkpoint:
@@ -93,7 +99,8 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
         for key, tensor in tensors.items()
         if config.needs(key) and not (config.tie_word_embeddings and key.startswith(f"{config.head}."))
     }
-    parts = {f"{module}.{part}" for module in packings for part in ("weight", "scales", "biases")}
+    words = {f"{module}.weight" for module in packings}
+    scales = {f"{module}.{part}" for module in packings for part in ("scales", "biases")}
     embedding = used.get(f"{config.embedding}.scales", used[f"{config.embedding}.weight"])
     return Checkpoint(
         name=name,
@@ -103,14 +110,16 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
         dtype=_DTYPES[embedding.dtype],
         parameters=sum(_count(key, tensor, packings) for key, tensor in used.items()),
         packings=packings,
-        packed_bytes=sum(used[key].nbytes for key in parts if key in used),
-        plain_bytes=sum(tensor.nbytes for key, tensor in used.items() if key not in parts),
+        packed_bytes=sum(used[key].nbytes for key in words if key in used),
+        scale_values=sum(prod(used[key].shape) for key in scales if key in used),
+        plain_bytes=sum(tensor.nbytes for key, tensor in used.items() if key not in words | scales),
         has_template=True if _names_template(path) else None,
         tensors=tensors,
     )
 
 
 def _gguf(path: Path, name: str, options: Options) -> Checkpoint:
+    from metalchat_engine_mlx.gguf._types import AFFINE_BITS, EXPANDED
     from metalchat_engine_mlx.gguf.config import config_from_gguf
     from metalchat_engine_mlx.gguf.reader import read_header
     from metalchat_engine_mlx.gguf.tensors import GROUP_SIZE, quantization
@@ -125,26 +134,25 @@ def _gguf(path: Path, name: str, options: Options) -> Checkpoint:
     packings = {
         module: Packing(bits=found[0], group_size=found[1]) for module, found in quantization(header).items() if found
     }
-    packed = [tensor for tensor in header.tensors.values() if tensor.type not in _DTYPES]
-    plain = [tensor for tensor in header.tensors.values() if tensor.type in _DTYPES]
-    # MLX keeps a scale and a bias of two bytes for each group, some kinds of the file a scale alone.
-    packed_bytes = sum(
-        prod(tensor.shape) * (8 if tensor.type == "Q8_0" else 4) // 8 + prod(tensor.shape) // GROUP_SIZE * 4
-        for tensor in packed
-    )
+    tensors = header.tensors.values()
+    packed = [(prod(tensor.shape), AFFINE_BITS[tensor.type]) for tensor in tensors if tensor.type in AFFINE_BITS]
+    expanded = [tensor for tensor in tensors if tensor.type in EXPANDED]
     return Checkpoint(
         name=name,
         path=path,
         config=config,
         defaults=Defaults(),
         dtype=_DTYPES.get(header.tensors["token_embd.weight"].type, "float16"),
-        parameters=sum(prod(tensor.shape) for tensor in header.tensors.values()),
+        parameters=sum(prod(tensor.shape) for tensor in tensors),
         packings=packings,
-        packed_bytes=packed_bytes,
-        plain_bytes=sum(tensor.nbytes for tensor in plain),
+        packed_bytes=sum(count * bits // 8 for count, bits in packed),
+        scale_values=sum(count // GROUP_SIZE * 2 for count, _ in packed),
+        plain_bytes=sum(tensor.nbytes for tensor in tensors if tensor.type in _DTYPES)
+        + sum(prod(tensor.shape) * 2 for tensor in expanded),
         has_template=True if isinstance(header.metadata.get("tokenizer.chat_template"), str) else None,
         gguf=header,
         factors=kind in ("gguf_factors", "longrope"),
+        expanded=tuple(f"{name} as float16" for name in sorted({tensor.type for tensor in expanded})),
     )
 
 

@@ -72,14 +72,8 @@ class MlxEngine:
 
 def loaded_bytes(checkpoint: Checkpoint, *, on_cpu: bool) -> int:
     """The bytes of the weights once loaded: a CPU computes with scales and biases of float32."""
-    if not on_cpu or checkpoint.dtype == "float32":
-        return checkpoint.packed_bytes + checkpoint.plain_bytes
-    extra = 0
-    if checkpoint.packings:
-        packing = max(checkpoint.packings.values(), key=lambda packing: packing.bits / packing.group_size)
-        values = checkpoint.packed_bytes * 8 // (packing.bits + 32 // packing.group_size)
-        extra = values // packing.group_size * 4
-    return checkpoint.packed_bytes + checkpoint.plain_bytes + extra
+    scales = checkpoint.scale_values * (4 if on_cpu else _BYTES[checkpoint.dtype])
+    return checkpoint.packed_bytes + scales + checkpoint.plain_bytes
 
 
 def _declared(checkpoint: Checkpoint) -> Capabilities:

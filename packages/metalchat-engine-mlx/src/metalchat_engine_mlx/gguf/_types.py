@@ -4,10 +4,10 @@ from typing import Final, NamedTuple
 
 
 class GgmlType(NamedTuple):
-    """One way ggml stores a tensor: `block` values in `nbytes` bytes."""
+    """One way ggml stores a tensor: `values` numbers in `nbytes` bytes."""
 
     name: str
-    block: int
+    values: int
     nbytes: int
 
 
@@ -48,6 +48,22 @@ GGML_TYPES: Final[dict[int, GgmlType]] = {
     40: GgmlType("NVFP4", 64, 36),
     41: GgmlType("Q1_0", 128, 18),
 }
+
+# What is kept packed: the bits of a value in MLX's affine layout, in groups of 32.
+AFFINE_BITS: Final = {
+    "Q4_0": 4,
+    "Q4_1": 4,
+    "Q5_0": 5,
+    "Q5_1": 5,
+    "Q8_0": 8,
+    "IQ4_NL": 8,
+    "IQ4_XS": 8,
+    "Q4_K": 4,
+    "Q5_K": 5,
+}
+# What is not: these have a scale for 16 values, which no affine layout of MLX has.
+EXPANDED: Final = frozenset({"Q2_K", "Q3_K", "Q6_K"})
+BLOCKS: Final = {kind.name: kind for kind in GGML_TYPES.values()}
 
 STRING: Final = 8
 ARRAY: Final = 9

@@ -180,11 +180,12 @@ class _Parser:
             if length == 0:
                 raise self._invalid(f"the tensor '{shown(name)}' has a dimension of length 0")
             elements *= length
-        if shape[0] % ggml.block:
+        if shape[0] % ggml.values:
             raise self._invalid(
-                f"the tensor '{shown(name)}' of type {ggml.name} has {shape[0]} columns, not a multiple of {ggml.block}"
+                f"the tensor '{shown(name)}' of type {ggml.name} has {shape[0]} columns, "
+                f"not a multiple of {ggml.values}"
             )
-        nbytes = elements // ggml.block * ggml.nbytes
+        nbytes = elements // ggml.values * ggml.nbytes
         if nbytes > self.size:
             raise self._invalid(f"the tensor '{shown(name)}' is larger than the file")
         return shape[::-1], ggml.name, nbytes

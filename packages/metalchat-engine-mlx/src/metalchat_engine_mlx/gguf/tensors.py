@@ -9,13 +9,14 @@ from metalchat_engine import InvalidModel, UnsupportedModel
 from metalchat_engine_mlx.config import ExpertsSpec, LayerSpec, LinearSpec, ModelConfig, NormSpec
 from metalchat_engine_mlx.gguf._architectures import ARCHITECTURES
 from metalchat_engine_mlx.gguf._metadata import text
+from metalchat_engine_mlx.gguf._types import AFFINE_BITS, EXPANDED
 from metalchat_engine_mlx.gguf.config import LONG_FACTORS, ROPE_FACTORS, config_from_gguf
 from metalchat_engine_mlx.gguf.header import GgufHeader, GgufTensor, shown
 from metalchat_engine_mlx.models import read_config
 
 GROUP_SIZE: Final = 32
-BITS: Final = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}
 PLAIN: Final = frozenset({"F32", "F16", "BF16"})
+MATRICES: Final = (*AFFINE_BITS, *sorted(EXPANDED))
 _FACTORS: Final = (ROPE_FACTORS, *LONG_FACTORS)
 
 
@@ -53,12 +54,12 @@ def parameters(header: GgufHeader) -> tuple[Parameter, ...]:
 
 
 def quantization(header: GgufHeader) -> dict[str, tuple[int, int] | None]:
-    """(bits, group size), or None where it is plain, of every module with a matrix ("model.layers.0.mlp.up_proj").
+    """(bits, group size), or None where it is plain once loaded, of every module with a matrix.
 
     Raises what `parameters` raises, so it also answers whether the file can be loaded.
     """
     return {
-        parameter.module: (BITS[parameter.tensor.type], GROUP_SIZE) if parameter.tensor.type in BITS else None
+        parameter.module: (AFFINE_BITS[kind], GROUP_SIZE) if (kind := parameter.tensor.type) in AFFINE_BITS else None
         for parameter in parameters(header)
         if len(parameter.tensor.shape) > 1
     }
@@ -146,8 +147,9 @@ def _parameter(
             f"'{header.file}' is not a valid GGUF file: the tensor '{tensor.name}' is "
             f"{_times(tensor.shape)}, expected {_times(shape)}"
         )
-    if tensor.type not in PLAIN and not (tensor.type in BITS and len(shape) > 1):
-        supported = "F32, F16, BF16, Q8_0, Q4_0 and Q4_1" if len(shape) > 1 else "F32, F16 and BF16"
+    if tensor.type not in PLAIN and not (tensor.type in MATRICES and len(shape) > 1):
+        supported = f"F32, F16, BF16, {', '.join(MATRICES[:-1])} and {MATRICES[-1]}"
+        supported = supported if len(shape) > 1 else "F32, F16 and BF16"
         raise UnsupportedModel(
             f"'{header.file}': the tensor '{tensor.name}' is of type {tensor.type}; {supported} are supported"
         )

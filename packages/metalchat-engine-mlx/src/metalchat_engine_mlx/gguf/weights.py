@@ -1,9 +1,9 @@
-"""The tensors of a GGUF file as MLX arrays, quantised ones without loss in MLX's affine layout."""
+"""The tensors of a GGUF file as MLX arrays, quantised ones without loss in MLX's affine layout where it has them."""
 
 import os
 from io import FileIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,18 +11,11 @@ from metalchat_engine import InvalidModel
 from numpy.typing import NDArray
 
 from metalchat_engine_mlx.gguf._metadata import invalid
+from metalchat_engine_mlx.gguf._types import AFFINE_BITS, BLOCKS, EXPANDED
+from metalchat_engine_mlx.gguf.blocks import Bytes, affine, numbers
 from metalchat_engine_mlx.gguf.config import LONG_FACTORS, ROPE_FACTORS
 from metalchat_engine_mlx.gguf.header import GgufHeader, GgufTensor
-from metalchat_engine_mlx.gguf.tensors import BITS, Parameter, model_config, parameters
-
-_CHUNK: Final = 4096  # blocks; what is in work stays in the cache
-_BLOCKS: Final = {  # ggml's block of 32 values: scale, minimum, quants
-    "Q4_0": np.dtype([("d", "<f2"), ("q", "V16")]),
-    "Q4_1": np.dtype([("d", "<f2"), ("m", "<f2"), ("q", "V16")]),
-    "Q8_0": np.dtype([("d", "<f2"), ("q", "V32")]),
-}
-
-Bytes = NDArray[np.uint8]
+from metalchat_engine_mlx.gguf.tensors import Parameter, model_config, parameters
 
 
 def load_weights(
@@ -34,16 +27,22 @@ def load_weights(
     `.biases` (one value for a group of 32), as `mx.quantized_matmul(..., group_size=32, bits=bits)` takes them; `bits`
     is what `quantization(header)` says. value = q * scale + bias, with, from ggml's block of 32 values:
 
-        Q4_0   4 bits, scale d, bias -8 d
-        Q4_1   4 bits, scale d, bias m
-        Q8_0   8 bits, scale d, bias -128 d, q = quant + 128
+        Q4_0, Q5_0     4 or 5 bits, scale d, bias -8 d or -16 d
+        Q4_1, Q5_1     4 or 5 bits, scale d, bias m
+        Q8_0           8 bits, scale d, bias -128 d, q = quant + 128
+        Q4_K, Q5_K     4 or 5 bits, scale d * scales[i], bias -dmin * mins[i]
+        IQ4_NL, IQ4_XS 8 bits, scale d, times scales[i] of IQ4_XS, bias -128 scale, q = the level of the quant + 128
+
+    Q2_K, Q3_K and Q6_K, which have a scale for 16 values, become plain matrices.
 
     `dtype` is that of scales, biases and plain tensors. None keeps what the file has: float16 for scales and biases,
-    and each plain tensor's own. Dequantised in float32 the values equal ggml's exactly, but for the sign of zeros;
-    float16 holds the scales exactly too. The rows of query and key projections are put back from ggml's order of rotary
-    pairs (2 i, 2 i + 1) to that of Hugging Face (i, i + head_dim / 2), those of GPT-NeoX head by head, and Gemma's
-    norms are less by one, as in its checkpoints. A missing output bias is zeros where the other attention biases exist.
-    "rope_freqs" (float32 in any case) is there where `config_from_gguf` says so.
+    float32 where they are products of two numbers, and each plain tensor's own; the matrices of Q2_K, Q3_K and Q6_K
+    are then float16. Dequantised in float32 the values equal ggml's exactly, but for the sign of zeros.
+
+    The rows of query and key projections are put back from ggml's order of rotary pairs (2 i, 2 i + 1) to that of
+    Hugging Face (i, i + head_dim / 2), those of GPT-NeoX head by head, and Gemma's norms are less by one, as in its
+    checkpoints. A missing output bias is zeros where the other attention biases exist. "rope_freqs" (float32 in any
+    case) is there where `config_from_gguf` says so.
 
     The file is read tensor by tensor. Raises what `parameters` raises, before anything is read, and InvalidModel where
     the file is no longer the one the header was read from.
@@ -72,8 +71,10 @@ def _read_all(
             raw = _head_order(raw, parameter.heads)
         elif parameter.heads:
             raw = _rotary_order(raw, parameter.heads)
-        if tensor.type in BITS:
-            _add_quantised(weights, parameter, raw, dtype or mx.float16)
+        if tensor.type in AFFINE_BITS:
+            _add_quantised(weights, parameter, raw, dtype)
+        elif tensor.type in EXPANDED:
+            weights[f"{parameter.module}.{parameter.part}"] = _expanded(header, tensor, raw, dtype)
         else:
             array = _plain(raw, tensor.type).reshape(tensor.shape)
             if parameter.less:
@@ -118,45 +119,30 @@ def _plain(raw: Bytes, kind: str) -> mx.array:
     return _array(flat.view("<f4" if kind == "F32" else "<f2"))
 
 
-def _add_quantised(weights: dict[str, mx.array], parameter: Parameter, raw: Bytes, dtype: mx.Dtype) -> None:
-    rows, kind = parameter.tensor.shape[:-1], parameter.tensor.type
-    blocks = np.ascontiguousarray(raw).reshape(-1).view(_BLOCKS[kind])
-    scales = _halves(blocks["d"], rows).astype(dtype)
-    if kind == "Q8_0":
-        quants = np.ascontiguousarray(blocks["q"]).view("<u4") ^ np.uint32(0x80808080)
-        biases = scales * -128  # a power of two: exact in every dtype
-    else:
-        quants = _nibbles(blocks["q"]).view("<u4")
-        biases = scales * -8 if kind == "Q4_0" else _halves(blocks["m"], rows).astype(dtype)
-    weights[f"{parameter.module}.weight"] = _array(quants.reshape(*rows, -1))
-    weights[f"{parameter.module}.scales"] = scales
-    weights[f"{parameter.module}.biases"] = biases
+def _add_quantised(weights: dict[str, mx.array], parameter: Parameter, raw: Bytes, dtype: mx.Dtype | None) -> None:
+    tensor = parameter.tensor
+    found = affine(_blocks(raw, tensor.type), tensor.type)
+    for part, values in (("weight", found.quants), ("scales", found.scales), ("biases", found.biases)):
+        array = _array(values.reshape(*tensor.shape[:-1], -1))
+        weights[f"{parameter.module}.{part}"] = array if part == "weight" or dtype is None else array.astype(dtype)
 
 
-def _halves(values: NDArray[np.float16], rows: tuple[int, ...]) -> mx.array:
-    return _array(np.ascontiguousarray(values).reshape(*rows, -1))
+def _expanded(header: GgufHeader, tensor: GgufTensor, raw: Bytes, dtype: mx.Dtype | None) -> mx.array:
+    size = np.float16 if dtype is None or dtype == mx.float16 else np.float32
+    values = numbers(_blocks(raw, tensor.type), tensor.type, size)
+    if size is np.float16 and not np.all(np.isfinite(values)):
+        raise invalid(header, f"the tensor '{tensor.name}' has values that are not numbers of 16 bits")
+    array = _array(values.reshape(tensor.shape))
+    return array if dtype is None else array.astype(dtype)
+
+
+def _blocks(raw: Bytes, kind: str) -> Bytes:
+    return np.ascontiguousarray(raw).reshape(-1, BLOCKS[kind].nbytes)
 
 
 def _array(values: Any) -> mx.array:
     """A copy in MLX. (Any: the two libraries declare `__dlpack__` differently.)"""
     return mx.array(values)
-
-
-def _nibbles(blocks: NDArray[np.void]) -> NDArray[np.uint64]:
-    """16 bytes a block, value i < 16 in the low half of byte i and i + 16 in its high half, to the order of the values.
-
-    In 16-bit words: the low halves of a word's two bytes are values 2 i and 2 i + 1, neighbours in the result.
-    """
-    result = np.empty(len(blocks) * 2, np.uint64)
-    for start in range(0, len(blocks), _CHUNK):
-        source = np.ascontiguousarray(blocks[start : start + _CHUNK]).view("<u2")
-        shifted = source >> 4
-        low = (source & 0x000F) | (shifted & 0x00F0)
-        high = (shifted & 0x000F) | ((shifted >> 4) & 0x00F0)
-        into = result[2 * start : 2 * (start + _CHUNK)]
-        into[0::2] = low.astype(np.uint8).view(np.uint64)
-        into[1::2] = high.astype(np.uint8).view(np.uint64)
-    return result
 
 
 def _add_rope_factors(weights: dict[str, mx.array], file: FileIO, header: GgufHeader) -> None:

@@ -9,10 +9,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from metalchat_engine_mlx.gguf._types import GGML_TYPES
+
 Floats = NDArray[np.float32]
 Value = bool | int | float | str | Sequence[str] | Sequence[int] | Sequence[float]
 
-TYPES: Final = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "BF16": 30, "Q6_K": 14}
+TYPES: Final = {kind.name: number for number, kind in GGML_TYPES.items()}
 SPECIAL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE: Final = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

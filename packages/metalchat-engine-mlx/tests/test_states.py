@@ -149,3 +149,37 @@ def test_a_directory_that_cannot_be_written_costs_nothing_but_time(tiny: Path, t
     (tmp_path / "states").write_text("a file")
     with load(tiny, tmp_path / "states") as model:
         assert said(model, LONG).finish.usage.cached_tokens == 0
+
+
+def test_only_files_of_its_own_are_ever_deleted(tiny: Path, tmp_path: Path) -> None:
+    states = tmp_path / "states"
+    foreign = [states / "kv" / "Documents" / ".hidden", states / "kv" / "Documents" / "letter", states / "kv" / "note"]
+    (states / "kv" / "Documents").mkdir(parents=True)
+    for path in foreign:
+        path.write_text("mine")
+        os.utime(path, (1, 1))
+    with load(tiny, states) as model:
+        said(model, LONG)
+    saved = [path for path in files(states) if path not in foreign]
+    beside = saved[0].parent / ".profile"
+    beside.write_text("mine")
+    os.utime(beside, (1, 1))
+    with load(tiny, states, state_bytes=int(1.5 * saved[0].stat().st_size)) as model:
+        said(model, "and so on " + LONG)
+    assert [path.read_text() for path in (*foreign, beside)] == ["mine"] * 4
+    assert not saved[0].exists(), "the quota was kept"
+
+
+@pytest.mark.parametrize("level", ["kv", "model"])
+def test_a_link_in_place_of_a_directory_is_not_followed(level: str, tiny: Path, tmp_path: Path) -> None:
+    states, elsewhere = tmp_path / "states", tmp_path / "elsewhere"
+    with load(tiny, states) as model:
+        said(model, LONG)
+    linked = states / "kv" if level == "kv" else files(states)[0].parent
+    linked.rename(elsewhere)
+    linked.symlink_to(elsewhere)
+    before = [(path, path.stat()) for path in files(elsewhere)]
+    with load(tiny, states) as model:
+        assert said(model, LONG).finish.usage.cached_tokens == 0
+        said(model, "and so on " + LONG)
+    assert [(path, path.stat()) for path in files(elsewhere)] == before

@@ -7,15 +7,18 @@ content: mode 0600, in a directory of mode 0700. Whatever is wrong with a file, 
 """
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import mlx.core as mx
 import numpy as np
@@ -33,6 +36,10 @@ _FIXED = struct.Struct("<32sIIB")
 _DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 _STALE = 3600.0  # seconds after which what a killed process was writing is swept
 _IDENTITY_ENDS = 2**16
+# What this module writes, and so all that it ever reads or deletes.
+_FOLDER_NAME = re.compile(r"[0-9a-f]{32}")
+_FILE_NAME = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}")
+_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{32}-[0-9a-f]{32}\.[0-9]+\.[0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +98,8 @@ class StateFiles:
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.mkdir(mode=0o700, exist_ok=True)
+            if not (_is_own_folder(self._root) and _is_own_folder(self._folder)):
+                return
             with contextlib.ExitStack() as undo:
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 undo.callback(temporary.unlink, missing_ok=True)
@@ -114,7 +123,11 @@ class StateFiles:
         head = self._path(tokens, regime).name.partition("-")[0]
         wanted = np.array(tokens[:-1], "<u4")
         with contextlib.suppress(OSError, struct.error, ValueError):
+            if not (_is_own_folder(self._root) and _is_own_folder(self._folder)):
+                return None
             for path in self._folder.glob(f"{head}-*"):
+                if _FILE_NAME.fullmatch(path.name) is None:
+                    continue
                 common = self._common(path, wanted, regime)
                 if common > best:
                     best, found = common, path
@@ -124,7 +137,7 @@ class StateFiles:
 
     def _common(self, path: Path, wanted: NDArray[Any], regime: Regime) -> int:
         """How many tokens a file could spare, told from its head; 0 for one that is not this model's."""
-        with contextlib.suppress(OSError, struct.error, ValueError), path.open("rb") as file:
+        with contextlib.suppress(OSError, struct.error, ValueError), _opened(path) as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 return 0
             file.seek(_DIGEST, os.SEEK_CUR)
@@ -141,7 +154,7 @@ class StateFiles:
         return 0
 
     def _read(self, path: Path, regime: Regime) -> State | None:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             if os.fstat(file.fileno()).st_size > self._quota:
                 return None
             data = memoryview(file.read())
@@ -194,12 +207,15 @@ class StateFiles:
     def _sweep(self, kept: Path) -> None:
         files: list[tuple[float, int, Path]] = []
         now = time.time()
-        for path in self._root.glob("*/*"):
+        folders = [path for path in self._root.iterdir() if _FOLDER_NAME.fullmatch(path.name) and _is_own_folder(path)]
+        for path in (path for folder in folders for path in folder.iterdir()):
             with contextlib.suppress(OSError):
-                status = path.stat()
-                if not path.name.startswith("."):
+                status = path.lstat()
+                if not stat.S_ISREG(status.st_mode):
+                    continue
+                if _FILE_NAME.fullmatch(path.name):
                     files.append((status.st_mtime, status.st_size, path))
-                elif now - status.st_mtime > _STALE:
+                elif _TEMPORARY_NAME.fullmatch(path.name) and now - status.st_mtime > _STALE:
                     path.unlink(missing_ok=True)
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
@@ -208,6 +224,21 @@ class StateFiles:
             if path != kept:
                 path.unlink(missing_ok=True)
                 total -= size
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Whether a path is a folder of this user and no link to one, which may lead anywhere."""
+    status = path.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A regular file, never what a link leads to; a FIFO does not make anyone wait."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def files_identity(paths: Sequence[Path]) -> list[tuple[str, int, int, str]]:

@@ -47,6 +47,19 @@ class TestTools(_Tiny):
         assert model.info.capabilities.reasoning
 
 
+class TestDeterministic(_Tiny):
+    """Each answer is computed as if it were alone."""
+
+    @pytest.fixture
+    def settings(self) -> EngineSettings:
+        return EngineSettings(prefill_chunk=16, extra={"deterministic": True})
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+        return ModelSource(path=write_tiny_model(tmp_path_factory.mktemp("deterministic") / "tiny"))
+
+
 class TestGrowingRope(_Tiny):
     """A rope that depends on the length of the text is where a reused cache would change the answer."""
 

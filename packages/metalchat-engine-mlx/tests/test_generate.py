@@ -252,7 +252,18 @@ def test_dtypes_devices_and_sharded_files_give_one_answer(tmp_path: Path, model:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("dtype", "int8"), ("device", "tpu"), ("threads", 0), ("threads", True), ("prefix_cache_bytes", -1)],
+    [
+        ("batch", 0),
+        ("deterministic", 1),
+        ("device", "tpu"),
+        ("dtype", "int8"),
+        ("prefix_cache_bytes", -1),
+        ("save_states", "no"),
+        ("state_bytes", -1),
+        ("state_directory", "here"),
+        ("threads", 0),
+        ("threads", True),
+    ],
 )
 def test_a_setting_out_of_range_is_refused(key: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedRequest, match=f"engine setting '{key}' must be") as caught:

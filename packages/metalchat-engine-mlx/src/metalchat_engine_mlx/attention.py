@@ -1,6 +1,6 @@
 """Attention: its projections, norms, rotation and scores, as the spec of a layer says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 
@@ -54,15 +54,22 @@ class Attention:
         own = [array for array in (self._magnitude, self._head_norms) if array is not None]
         return own + [array for part in parts for array in part.arrays()]
 
-    def __call__(self, x: mx.array, cache: KVCache, periods: Periods, wanted: int) -> mx.array | None:
-        """x [n, hidden] to what is added for the last `wanted` tokens, None for none; the cache gets all n."""
+    def __call__(
+        self, x: mx.array, caches: Sequence[KVCache], periods: Periods, offset: int | mx.array, wanted: int
+    ) -> mx.array | None:
+        """x [n, hidden] to what is added for the last `wanted` tokens, None for none.
+
+        One cache gets all n tokens, which begin at `offset`; several get one each, at its own of the offsets [n].
+        """
         spec, count, heads, rotated = self._spec, x.shape[0], self._spec.heads, self._rotated
         qkv = self._projection(x)
         if self._norms is not None:
             bounds = [heads * spec.head_dim, rotated * spec.head_dim]
             queries, keys, values = mx.split(qkv, bounds, axis=-1)
             qkv = mx.concatenate([self._norms[0](queries), self._norms[1](keys), values], axis=-1)
-        qkv = qkv.reshape(1, count, rotated + spec.kv_heads, spec.head_dim).transpose(0, 2, 1, 3)
+        several = len(caches) > 1
+        texts = count if several else 1
+        qkv = qkv.reshape(texts, count // texts, rotated + spec.kv_heads, spec.head_dim).transpose(0, 2, 1, 3)
         turned = qkv[:, :rotated]
         if self._head_norms is not None:
             turned = mx.fast.rms_norm(turned, None, self._eps) * self._head_norms
@@ -73,19 +80,29 @@ class Attention:
                 traditional=False,
                 base=None,
                 scale=1.0,
-                offset=cache.length,
+                offset=offset,
                 freqs=periods[spec.rope],
             )
             if self._magnitude is not None:
                 turned = turned * self._magnitude
-        keys, values = cache.update(self._index, turned[:, heads:], qkv[:, rotated:])
-        if wanted == 0:
+        own = wanted if texts == 1 else 1
+        pieces = []
+        for text, cache in enumerate(caches):
+            # One text keeps its arrays as they are: a slice would be one more step of the graph.
+            mine, all_ = (qkv[text : text + 1], turned[text : text + 1]) if several else (qkv, turned)
+            keys, values = cache.update(self._index, all_[:, heads:], mine[:, rotated:])
+            if own:
+                pieces.append(self._look(all_[:, :heads], keys, values, own))
+        if not pieces:
             return None
-        queries = turned[:, :heads]
-        if wanted < count:
-            queries = queries[:, :, -wanted:]
-        attended = self._attend(queries, keys, values, self._scale, window=spec.window, softcap=spec.softcap)
+        attended = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
         return self._output(attended.transpose(0, 2, 1, 3).reshape(wanted, heads * spec.head_dim))
+
+    def _look(self, queries: mx.array, keys: mx.array, values: mx.array, wanted: int) -> mx.array:
+        if wanted < queries.shape[2]:
+            queries = queries[:, :, -wanted:]
+        spec = self._spec
+        return self._attend(queries, keys, values, self._scale, window=spec.window, softcap=spec.softcap)
 
 
 def _head_order(spec: AttentionSpec) -> mx.array:

@@ -1,4 +1,6 @@
-"""A decoder of any family, one sequence at a time."""
+"""A decoder of any family: many tokens of one text at a time, or one token of each of many texts."""
+
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
@@ -33,21 +35,35 @@ class Decoder:
         return [array for part in parts for array in part.arrays()]
 
     @property
-    def scratch_bytes(self) -> int:
-        return self._blocks.scratch_bytes
+    def scratch(self) -> Callable[[], int]:
+        """What tells the bytes that are kept besides the weights, outside of MLX; it keeps no weights alive."""
+        blocks = self._blocks
+        return lambda: blocks.scratch_bytes
+
+    @property
+    def batch_from(self) -> int:
+        """How many texts must wait for their next token for `together` to pay."""
+        return self._blocks.batch_from
 
     def new_cache(self) -> KVCache:
         return KVCache(self.config.windows)
 
     def prefill(self, tokens: mx.array, cache: KVCache, regime: Regime) -> None:
         """Write the keys and values of `tokens` [n] to the cache, and evaluate them."""
-        self._run(tokens, cache, regime, logits=False)
+        self._run(tokens, [cache], regime, logits=False)
         mx.eval(cache.arrays())
 
     def __call__(self, tokens: mx.array, cache: KVCache, regime: Regime) -> mx.array:
         """The logits [vocab_size] after the last of `tokens` [n]; all of them are written to the cache."""
+        return self._logits(self._run(tokens, [cache], regime))[0]
+
+    def together(self, tokens: mx.array, caches: Sequence[KVCache], regime: Regime) -> mx.array:
+        """The logits [n, vocab_size] after `tokens` [n], each the next of a text of its own; n is two or more."""
+        return self._logits(self._run(tokens, caches, regime))
+
+    def _logits(self, states: mx.array) -> mx.array:
         config = self.config
-        logits = self._head(self._norm(self._run(tokens, cache, regime)))[0]
+        logits = self._head(self._norm(states))
         if config.logit_scale != 1.0:
             logits = logits * config.logit_scale
         if config.logit_softcap is not None:
@@ -62,7 +78,7 @@ class Decoder:
             start += chunk
         return self(tokens[start:], cache, regime), cache
 
-    def _run(self, tokens: mx.array, cache: KVCache, regime: Regime, *, logits: bool = True) -> mx.array:
+    def _run(self, tokens: mx.array, caches: Sequence[KVCache], regime: Regime, *, logits: bool = True) -> mx.array:
         count = tokens.shape[0]
         periods = self._periods.get(regime)
         if periods is None:
@@ -74,11 +90,14 @@ class Decoder:
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
         last = len(self._layers) - 1
+        several = len(caches) > 1
+        offset = mx.array([cache.length for cache in caches]) if several else caches[0].length
         for index, layer in enumerate(self._layers):
             # Of the last layer nothing is needed but the keys and values, and the state after the last token.
-            wanted = count if index < last else int(logits)
-            x = layer(x, cache, periods, wanted)
-        cache.length += count
+            wanted = count if several or index < last else int(logits)
+            x = layer(x, caches, periods, offset, wanted)
+        for cache in caches:
+            cache.length += count // len(caches)
         return x
 
 
@@ -109,10 +128,12 @@ class Layer:
         parts = (self._attention, self._feed_forward, *(norm for norm in norms if norm is not None))
         return [array for part in parts for array in part.arrays()]
 
-    def __call__(self, x: mx.array, cache: KVCache, periods: Periods, wanted: int) -> mx.array:
-        """x [n, hidden] to the states of the last `wanted` tokens; the cache gets all n."""
+    def __call__(
+        self, x: mx.array, caches: Sequence[KVCache], periods: Periods, offset: int | mx.array, wanted: int
+    ) -> mx.array:
+        """x [n, hidden] to the states of the last `wanted` tokens; caches and `offset` are those of `Attention`."""
         normed = x if self._before_attention is None else self._before_attention(x)
-        attended = self._attention(normed, cache, periods, wanted)
+        attended = self._attention(normed, caches, periods, offset, wanted)
         if attended is None:
             return x
         if self._after_attention is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import mlx.core as mx
 
@@ -22,8 +22,11 @@ Gated = Callable[..., mx.array]
 class Blocks(Protocol):
     """Makes the parts of a model; `[tokens, features]` in, `[tokens, features]` out.
 
-    `scratch_bytes` is memory that is kept besides the weights, outside of MLX.
+    `scratch_bytes` is memory that is kept besides the weights, outside of MLX. From `batch_from` texts on, a token of
+    each is computed faster together than one by one.
     """
+
+    batch_from: ClassVar[int]
 
     @property
     def scratch_bytes(self) -> int: ...
@@ -83,6 +86,8 @@ class Mixture(Protocol):
 
 class DeviceBlocks:
     """Blocks of MLX's own kernels, in the dtype of the checkpoint or in `dtype`."""
+
+    batch_from: ClassVar[int] = 2
 
     def __init__(self, dtype: mx.Dtype | None = None) -> None:
         self._dtype = dtype

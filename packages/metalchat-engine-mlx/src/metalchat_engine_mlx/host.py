@@ -11,6 +11,7 @@ kernel.
 import os
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import mlx.core as mx
 
@@ -41,6 +42,9 @@ class HostBlocks:
 
     What has at least `split` weights is dealt out to all streams.
     """
+
+    # Unpacking the weights for BLAS costs as much as two tokens in MLX.
+    batch_from: ClassVar[int] = 3
 
     def __init__(self, streams: Sequence[mx.Stream], dtype: mx.Dtype | None = None, *, split: int = SPLIT) -> None:
         self._split = split

@@ -12,7 +12,7 @@ from metalchat_engine_mlx.checkpoint import Checkpoint
 from metalchat_engine_mlx.config import ModelConfig
 from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.device import Blocks, DeviceBlocks
-from metalchat_engine_mlx.generate import numbers
+from metalchat_engine_mlx.drawing import numbers
 from metalchat_engine_mlx.host import HostBlocks, default_threads
 from metalchat_engine_mlx.model import MlxModel
 from metalchat_engine_mlx.parameters import Parameters
@@ -59,6 +59,8 @@ def load_model(
         streams=streams,
         context_length=min(settings.context_length or longest, longest),
         chunk=chunk,
+        batch=own.batch,
+        deterministic=own.deterministic,
         recall=_recall(checkpoint, own, found, chunk=chunk, on_cpu=on_cpu),
         dtype=own.dtype or checkpoint.dtype,
         quantization=checkpoint.quantization,
@@ -83,7 +85,8 @@ def _blocks(checkpoint: Checkpoint, own: MlxSettings, streams: Sequence[mx.Strea
 
 def _recall(checkpoint: Checkpoint, own: MlxSettings, prompt: "Prompt", *, chunk: int, on_cpu: bool) -> Recall:
     config = checkpoint.config
-    prefixes = PrefixCache(config.windows, own.prefix_cache_bytes)
+    grain = chunk if own.deterministic else 1
+    prefixes = PrefixCache(config.windows, own.prefix_cache_bytes, grain=grain)
     if own.state_directory is None or own.state_bytes == 0 or own.prefix_cache_bytes == 0:
         return Recall(prefixes)
     if checkpoint.gguf is not None:
@@ -96,7 +99,8 @@ def _recall(checkpoint: Checkpoint, own: MlxSettings, prompt: "Prompt", *, chunk
     except OSError:
         return Recall(prefixes)
     versions = [metadata.version(name) for name in ("metalchat-engine-mlx", "mlx")]
-    facts = (versions, files, prompt.template_digest, config, own.dtype or checkpoint.dtype, on_cpu, own.threads, chunk)
+    dtype = own.dtype or checkpoint.dtype
+    facts = (versions, files, prompt.template_digest, config, dtype, on_cpu, own.threads, chunk, own.deterministic)
     layers = [
         LayerShape(window=attention.window, heads=attention.kv_heads, dim=attention.head_dim)
         for attention in (layer.attention for layer in config.layers)

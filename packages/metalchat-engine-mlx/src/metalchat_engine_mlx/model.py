@@ -1,10 +1,11 @@
-"""A loaded model: answers from any thread, one step at a time."""
+"""A loaded model: answers from any thread."""
 
 import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -27,12 +28,13 @@ from metalchat_engine import (
 from metalchat_engine_mlx.constraints import Compiler, Guide
 from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.defaults import Defaults
-from metalchat_engine_mlx.generate import Answer, Plan
+from metalchat_engine_mlx.generate import Answer
+from metalchat_engine_mlx.job import Plan
 from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.reply import Reply
 from metalchat_engine_mlx.sampling import Sampler
+from metalchat_engine_mlx.scheduler import Scheduler
 from metalchat_engine_mlx.streams import give_back
-from metalchat_engine_mlx.turns import Turns
 
 if TYPE_CHECKING:
     from metalchat_prompt import Prompt
@@ -54,18 +56,30 @@ class MlxModel:
         context_length: int,
         chunk: int,
         recall: Recall,
+        batch: int,
+        deterministic: bool,
         dtype: str,
         quantization: str | None,
         capabilities: Capabilities,
     ) -> None:
-        self._decoder: Decoder | None = decoder
         self._prompt = prompt
         self._defaults = defaults
         self._streams = streams
         self._chunk = chunk
         self._recall = recall
-        self._turns = Turns()
         self._closed = threading.Event()
+        self._closing = threading.Lock()
+        self._scratch = decoder.scratch
+        self._scheduler = Scheduler(
+            decoder,
+            recall,
+            streams[0],
+            batch=batch,
+            chunk=chunk,
+            exact=deterministic,
+            translated=self._failure,
+            closed=self._refusal,
+        )
         self._stop_ids = decoder.config.eos_token_ids | defaults.eos_token_ids | prompt.stop_ids
         self._weights_bytes = decoder.nbytes
         self._name, self._dtype, self._quantization = name, dtype, quantization
@@ -99,18 +113,28 @@ class MlxModel:
                 " shorten the prompt or raise context_length",
                 option="context_length",
             )
+        with self._translated():
+            guide = self._guide(request, tokens)
+            reply = self._reply(request, tokens, guided=guide is not None)
+        seed = request.sampling.seed
+        sampler = partial(
+            Sampler,
+            request.sampling,
+            self._defaults,
+            prompt=tokens,
+            vocab_size=self._vocab_size,
+            seed=secrets.randbits(SEED_BITS) if seed is None else seed,
+        )
         plan = Plan(
             tokens=tokens,
             limit=room if request.max_tokens is None else min(room, request.max_tokens),
             chunk=self._chunk,
             stop_ids=self._stop_ids,
             logprobs=request.logprobs,
-            started=started,
+            sampler=sampler,
+            guide=guide,
         )
-        with self._translated():
-            guide = self._guide(request, tokens)
-            reply = self._reply(request, tokens, guided=guide is not None)
-        return self._answer(request, plan, reply, guide)
+        return self._answer(request, plan, reply, started)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """The prompt tokens of `messages`, with what begins the answer."""
@@ -120,15 +144,15 @@ class MlxModel:
         return len(self._tokens(request))
 
     def close(self) -> None:
-        if self._closed.is_set():
-            return
-        self._closed.set()
-        with self._turns:
-            self._decoder = None
+        with self._closing:
+            if self._closed.is_set():
+                return
+            self._closed.set()
+            self._scheduler.close()
             self._recall.close()
             give_back(self._streams)
             mx.clear_cache()
-        self._prompt.close()
+            self._prompt.close()
 
     def __enter__(self) -> Self:
         return self
@@ -140,7 +164,10 @@ class MlxModel:
 
     def _check_open(self) -> None:
         if self._closed.is_set():
-            raise ModelClosed(f"model '{self._name}' is closed")
+            raise self._refusal()
+
+    def _refusal(self) -> ModelClosed:
+        return ModelClosed(f"model '{self._name}' is closed")
 
     def _tokens(self, request: GenerationRequest) -> tuple[int, ...]:
         from metalchat_prompt import ConversationRefused, NoTemplate, PromptError
@@ -198,51 +225,26 @@ class MlxModel:
             own_stop=() if request.prompt is not None else self._prompt.stop_strings,
         )
 
-    def _answer(self, request: GenerationRequest, plan: Plan, reply: Reply, guide: Guide | None) -> Iterator[Event]:
+    def _answer(self, request: GenerationRequest, plan: Plan, reply: Reply, started: float) -> Iterator[Event]:
         from metalchat_prompt import PromptError
 
-        with self._turn():
-            decoder = self._decoder
-            if decoder is None:
-                raise ModelClosed(f"model '{self._name}' is closed")
-            seed = request.sampling.seed
-            sampler = Sampler(
-                request.sampling,
-                self._defaults,
-                prompt=plan.tokens,
-                vocab_size=self._vocab_size,
-                seed=secrets.randbits(SEED_BITS) if seed is None else seed,
-            )
-            taken = self._recall.take(plan.tokens, decoder.config.regime(len(plan.tokens)))
+        outbox = self._scheduler.submit(plan)
         answer = Answer(
-            decoder,
-            plan,
-            taken.cache,
-            sampler,
+            outbox,
             reply,
             self._prompt.tokenizer,
-            self._turn,
-            guide=guide,
-            keep=self._recall.put,
-            checkpoint=taken.common,
+            prompt_tokens=len(plan.tokens),
+            logprobs=request.logprobs is not None,
+            started=started,
+            check_open=self._check_open,
+            peak=lambda: mx.get_peak_memory() + self._scratch(),
         )
-        config = decoder.config
-        del decoder, sampler, taken
-        kept = False
         try:
             yield from answer.events()
-            kept = True
-        except GeneratorExit:
-            kept = True
-            raise
         except PromptError as error:
             raise InvalidModel(f"model '{self._name}': {error}") from error
         finally:
-            # A cache is worth keeping if no step was broken off, and if all its tokens were rotated alike.
-            alike = config.regime(len(answer.tokens)) == answer.regime
-            if kept and alike and not self._closed.is_set():
-                with self._turn():
-                    self._recall.put(answer.cache, answer.tokens, answer.regime)
+            outbox.cancel()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -253,19 +255,14 @@ class MlxModel:
         except PromptError as error:
             raise InvalidModel(f"model '{self._name}': {error}") from error
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        with self._turns:
-            self._check_open()
-            try:
-                with mx.stream(self._streams[0]):
-                    yield
-            except MemoryError as error:
-                raise OutOfMemory(f"model '{self._name}' ran out of memory; lower context_length") from error
-            except RuntimeError as error:
-                if "allocate" not in str(error) and "memory" not in str(error):
-                    raise
-                raise OutOfMemory(f"model '{self._name}' ran out of memory; lower context_length") from error
+    def _failure(self, error: BaseException) -> BaseException:
+        """What a request's thread sees of what went wrong in the scheduler's."""
+        known = isinstance(error, RuntimeError) and ("allocate" in str(error) or "memory" in str(error))
+        if not known and not isinstance(error, MemoryError):
+            return error
+        found = OutOfMemory(f"model '{self._name}' ran out of memory; lower context_length")
+        found.__cause__ = error
+        return found
 
 
 def _offered(request: GenerationRequest) -> tuple[Tool, ...]:

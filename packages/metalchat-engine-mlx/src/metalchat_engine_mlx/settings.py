@@ -10,9 +10,20 @@ from metalchat_engine import Capabilities, EngineSettings, UnsupportedRequest, c
 if TYPE_CHECKING:
     from metalchat_prompt import OutputFormat
 
-KNOWN = ("device", "dtype", "prefix_cache_bytes", "save_states", "state_bytes", "state_directory", "threads")
+KNOWN = (
+    "batch",
+    "deterministic",
+    "device",
+    "dtype",
+    "prefix_cache_bytes",
+    "save_states",
+    "state_bytes",
+    "state_directory",
+    "threads",
+)
 PREFIX_CACHE_BYTES = 2**30
 STATE_BYTES = 2**31
+BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +32,14 @@ class MlxSettings:
     weights that are not quantised and, on a GPU, of the arithmetic. `threads` is the number of CPU streams, None one a
     core. `prefix_cache_bytes` bounds the keys and values that are kept for prompts with the same beginning.
     `state_directory` is where those of long prompts are saved, None nowhere, and `state_bytes` bounds what lies there.
+    `batch` answers are computed together at most, `deterministic` ones each as if it were alone.
     """
 
     device: Literal["cpu", "gpu"] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     threads: int | None = None
+    batch: int = BATCH
+    deterministic: bool = False
     prefix_cache_bytes: int = PREFIX_CACHE_BYTES
     state_directory: Path | None = None
     state_bytes: int = STATE_BYTES
@@ -49,6 +63,8 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
         return isinstance(value, str | Path) and "\0" not in str(value) and Path(value).is_absolute()
 
     prefix_cache = take("prefix_cache_bytes", whole(0, 2**50), "a number of bytes")
+    batch = take("batch", whole(1, 256), "1 to 256")
+    deterministic = take("deterministic", lambda value: isinstance(value, bool), "true or false")
     saves = take("save_states", lambda value: isinstance(value, bool), "true or false") is not False
     states = take("state_directory", is_path, "an absolute path") or settings.state_directory
     state_bytes = take("state_bytes", whole(0, 2**50), "a number of bytes")
@@ -56,6 +72,8 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
         device=take("device", lambda value: value in ("cpu", "gpu"), "cpu or gpu"),
         dtype=take("dtype", lambda value: value in ("float32", "float16", "bfloat16"), "float32, float16 or bfloat16"),
         threads=take("threads", whole(1, 16), "1 to 16"),
+        batch=BATCH if batch is None else batch,
+        deterministic=deterministic is True,
         prefix_cache_bytes=PREFIX_CACHE_BYTES if prefix_cache is None else prefix_cache,
         state_directory=None if states is None or not saves else Path(states),
         state_bytes=STATE_BYTES if state_bytes is None else state_bytes,

@@ -1,0 +1,210 @@
+"""Continuous batching: requests join and leave between two steps, and every step computes a token of each.
+
+One thread does all of a model's work. It lives as long as there is some.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import mlx.core as mx
+
+from metalchat_engine_mlx.decoder import Decoder
+from metalchat_engine_mlx.job import Job, Plan
+from metalchat_engine_mlx.outbox import Outbox
+from metalchat_engine_mlx.recall import Recall
+from metalchat_engine_mlx.rope import Regime
+
+# Prompts that begin with as many equal tokens are computed one after the other: the second takes over from the first.
+_ALIKE = 64
+# While others wait for their next token, pieces of a prompt are this much shorter.
+_SHORTER = 4
+
+
+class Scheduler:
+    """`batch` answers are computed together at most. `exact` computes each as if it were alone, bit by bit.
+
+    `translated` turns what MLX raises into what a request's thread should see; `closed` makes what it sees once the
+    model is closed.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        recall: Recall,
+        stream: mx.Stream,
+        *,
+        batch: int,
+        chunk: int,
+        exact: bool,
+        translated: Callable[[BaseException], BaseException],
+        closed: Callable[[], BaseException],
+    ) -> None:
+        self._model: Decoder | None = model
+        self._recall, self._stream = recall, stream
+        self._batch, self._chunk, self._exact = batch, chunk, exact
+        self._translated, self._refusal = translated, closed
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._idle = self._closed = False
+        self._new: list[tuple[Plan, Outbox]] = []
+        # Jobs whose prompt has yet to be begun, is being computed, or is done.
+        self._waiting: list[Job] = []
+        self._prefilling: deque[Job] = deque()
+        self._decoding: list[Job] = []
+
+    def submit(self, plan: Plan) -> Outbox:
+        """Have an answer computed. Raises what `closed` makes once the model is closed."""
+        outbox = Outbox(self._wake)
+        with self._changed:
+            if self._closed:
+                raise self._refusal()
+            self._new.append((plan, outbox))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="metalchat-mlx-scheduler", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return outbox
+
+    def close(self) -> None:
+        """End all answers, wait for the step under way, and let go of the model."""
+        with self._changed:
+            self._closed = True
+            thread = self._thread
+            self._changed.notify()
+        if thread is not None:
+            thread.join()
+        self._model = None
+
+    def _wake(self) -> None:
+        if self._idle:
+            with self._changed:
+                self._changed.notify()
+
+    def _run(self) -> None:
+        with mx.stream(self._stream):
+            while self._takes_up():
+                if not self._step():
+                    self._rest()
+                self._sweep()
+
+    def _takes_up(self) -> bool:
+        """Let new requests in. False, and the thread ends, where there is nothing left to do."""
+        with self._changed:
+            new = self._new.copy()
+            self._new.clear()
+            model = self._model
+            if self._closed or model is None:
+                for outbox in [outbox for _, outbox in new] + [job.outbox for job in self._jobs()]:
+                    outbox.put(self._refusal())
+                for jobs in (self._waiting, self._prefilling, self._decoding):
+                    jobs.clear()
+            else:
+                self._waiting += [Job(model, plan, self._recall, outbox, exact=self._exact) for plan, outbox in new]
+            if not self._waiting and not self._prefilling and not self._decoding:
+                self._thread = None
+                return False
+            return True
+
+    def _jobs(self) -> list[Job]:
+        return [*self._waiting, *self._prefilling, *self._decoding]
+
+    def _sweep(self) -> None:
+        """Let go of what has ended, and of what nobody waits for any more."""
+        for job in self._jobs():
+            if job.outbox.cancelled and not job.ended:
+                job.ended = True
+                with self._failing([job]):
+                    job.keep()
+        if any(job.ended for job in self._jobs()):
+            self._waiting = [job for job in self._waiting if not job.ended]
+            self._prefilling = deque(job for job in self._prefilling if not job.ended)
+            self._decoding = [job for job in self._decoding if not job.ended]
+
+    def _rest(self) -> None:
+        """Until a request comes, goes, or takes what was computed for it."""
+        with self._changed:
+            self._idle = True
+            while not (self._closed or self._new) and not any(_has_room(job) for job in self._jobs()):
+                self._changed.wait()
+            self._idle = False
+
+    def _step(self) -> bool:
+        """A token of every answer that somebody waits for, and a piece of one prompt. False, if there is nothing."""
+        ready = [job for job in self._decoding if not job.outbox.full][: self._batch]
+        if ready:
+            self._decode(ready)
+            if len(self._decoding) > self._batch:
+                self._decoding = [job for job in self._decoding if job not in ready] + ready
+        job = self._next_prompt()
+        if job is not None:
+            with self._failing([job]):
+                shorter = bool(ready) and not self._exact
+                job.prefill(max(self._chunk // _SHORTER, 1) if shorter else self._chunk)
+            if not job.ended:
+                (self._decoding if job.prefilled else self._prefilling).append(job)
+        return bool(ready) or job is not None
+
+    def _next_prompt(self) -> Job | None:
+        """The prompts that have begun take turns, and new ones join them while there is room in the batch."""
+        if self._waiting and sum(_has_room(job) for job in self._decoding) + len(self._prefilling) < self._batch:
+            for job in self._waiting:
+                if not any(job.shares(other.plan.tokens, _ALIKE) for other in self._prefilling):
+                    self._waiting.remove(job)
+                    self._prefilling.append(job)
+                    break
+        return self._prefilling.popleft() if self._prefilling else None
+
+    def _decode(self, ready: Sequence[Job]) -> None:
+        # A guided answer's next token depends on this one; the others' next step begins before this one is known.
+        guided = [job for job in ready if job.guided]
+        for job in guided:
+            with self._failing([job]):
+                job.tell()
+        self._advance([job for job in ready if job.goes_on()])
+        for job in ready:
+            if not job.guided and not job.ended:
+                with self._failing([job]):
+                    job.tell()
+            if not job.ended:
+                job.turn()
+
+    def _advance(self, jobs: Sequence[Job]) -> None:
+        """Draw the next token of each, lazily."""
+        model = self._model
+        if model is None:
+            return
+        groups: dict[Regime, list[Job]] = {}
+        for job in jobs:
+            with self._failing([job]):
+                if not job.own_step():
+                    groups.setdefault(job.following, []).append(job)
+        for regime, group in groups.items():
+            if self._exact or len(group) < model.batch_from:
+                for job in group:
+                    with self._failing([job]):
+                        job.draw(model(job.token, job.cache, regime))
+                continue
+            with self._failing(group):
+                tokens = mx.concatenate([job.token for job in group])
+                logits = model.together(tokens, [job.cache for job in group], regime)
+                for place, job in enumerate(group):
+                    with self._failing([job]):
+                        job.draw(logits[place])
+        with self._failing(jobs):
+            mx.async_eval([job.drawing() for job in jobs if not job.ended])
+
+    @contextmanager
+    def _failing(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """What goes wrong is told to those whom it concerns."""
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001 - raised again in the threads that asked
+            for job in jobs:
+                if not job.ended or job.outbox.cancelled:
+                    job.fail(self._translated(error))
+
+
+def _has_room(job: Job) -> bool:
+    return job.outbox.cancelled or not job.prefilled or not job.outbox.full

@@ -91,7 +91,7 @@ UNSUPPORTED: list[tuple[str, Any, str]] = [
     ("hidden_act", "tanh", "'hidden_act' is 'tanh', this engine runs gelu, gelu_new, gelu_pytorch_tanh, relu and silu"),
     ("rope_scaling", {"rope_type": "su"}, "'rope_scaling.rope_type' is 'su', this engine runs default, linear"),
     ("partial_rotary_factor", 0.5, "'partial_rotary_factor' is not 1"),
-    ("quantization_config", {"quant_method": "gptq"}, "the weights are quantised by 'gptq'"),
+    ("quantization_config", {"quant_method": "hqq"}, "the weights are quantised by 'hqq'"),
     ("quantization", {"group_size": 32, "bits": 4, "mode": "mxfp4"}, "'quantization.mode' is 'mxfp4'"),
 ]
 

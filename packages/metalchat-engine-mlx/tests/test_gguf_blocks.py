@@ -11,8 +11,8 @@ import pytest
 from metalchat_engine import EngineSettings, GenerationRequest, InvalidModel, Message, ModelSource
 from metalchat_engine.testing import collect
 from metalchat_engine_mlx import MlxEngine
+from metalchat_engine_mlx.bits import pack
 from metalchat_engine_mlx.gguf import load_weights, quantization, read_header
-from metalchat_engine_mlx.gguf.blocks import pack
 from metalchat_engine_mlx.testing.gguf import Floats, Stored, gguf_bytes, write_llama
 
 GOLDEN: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "golden" / "gguf_blocks.json").read_text())

@@ -14,8 +14,9 @@ from metalchat_engine_mlx.defaults import Defaults, read_defaults
 from metalchat_engine_mlx.fields import Options
 from metalchat_engine_mlx.models import read_config
 from metalchat_engine_mlx.quantization import Packing, Quantization
+from metalchat_engine_mlx.schemes import Integers
 from metalchat_engine_mlx.strict_json import CONFIG_LIMIT, read_object
-from metalchat_engine_mlx.weights import Tensor, check_tensors, weight_files
+from metalchat_engine_mlx.weights import Tensor, check_tensors, is_foreign, matrices, weight_files
 
 if TYPE_CHECKING:
     from metalchat_engine_mlx.gguf.header import GgufHeader
@@ -50,6 +51,7 @@ class Checkpoint:
     gguf: "GgufHeader | None" = None
     factors: bool = False
     expanded: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
     @property
     def quantization(self) -> str | None:
@@ -88,7 +90,17 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
     check_tensors(config, tensors)
     if not (path / "tokenizer.json").is_file():
         raise UnsupportedModel(f"'{name}' has no tokenizer.json")
+    scheme = config.quantization.scheme
+    foreign: dict[str, tuple[int, ...]] = {}
+    biases: set[str] = set()
+    for module, shape, bias in matrices(config, tensors):
+        if scheme is not None and is_foreign(scheme, tensors, module):
+            foreign[module] = shape
+            biases |= {f"{module}.bias"} if bias else set()
     packings = {}
+    for module, shape in foreign.items():
+        if isinstance(scheme, Integers) and (group_size := scheme.packed_group(shape[-1])) is not None:
+            packings[module] = Packing(group_size=group_size, bits=scheme.bits)
     for tensor in tensors:
         module = tensor.removesuffix(".scales")
         packing = config.quantization.packing(module)
@@ -97,8 +109,12 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
     used = {
         key: tensor
         for key, tensor in tensors.items()
-        if config.needs(key) and not (config.tie_word_embeddings and key.startswith(f"{config.head}."))
+        if config.needs(key)
+        and not (config.tie_word_embeddings and key.startswith(f"{config.head}."))
+        and key.rpartition(".")[0] not in foreign
+        and not (scheme and key.endswith(scheme.ignored))
     }
+    used |= {key: tensors[key] for key in biases}
     words = {f"{module}.weight" for module in packings}
     scales = {f"{module}.{part}" for module in packings for part in ("scales", "biases")}
     embedding = used.get(f"{config.embedding}.scales", used[f"{config.embedding}.weight"])
@@ -108,13 +124,21 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
         config=config,
         defaults=_defaults(path, config),
         dtype=_DTYPES[embedding.dtype],
-        parameters=sum(_count(key, tensor, packings) for key, tensor in used.items()),
+        parameters=sum(_count(key, tensor, packings) for key, tensor in used.items())
+        + sum(map(prod, foreign.values())),
         packings=packings,
-        packed_bytes=sum(used[key].nbytes for key in words if key in used),
-        scale_values=sum(prod(used[key].shape) for key in scales if key in used),
-        plain_bytes=sum(tensor.nbytes for key, tensor in used.items() if key not in words | scales),
+        packed_bytes=sum(used[key].nbytes for key in words if key in used)
+        + sum(prod(shape) * packings[module].bits // 8 for module, shape in foreign.items() if module in packings),
+        scale_values=sum(prod(used[key].shape) for key in scales if key in used)
+        + sum(
+            prod(shape) // packings[module].group_size * 2 for module, shape in foreign.items() if module in packings
+        ),
+        plain_bytes=sum(tensor.nbytes for key, tensor in used.items() if key not in words | scales)
+        + sum(prod(shape) * 2 for module, shape in foreign.items() if module not in packings),
         has_template=True if _names_template(path) else None,
         tensors=tensors,
+        expanded=(scheme.expanded,) if scheme is not None and scheme.expanded and foreign else (),
+        foreign=tuple(foreign),
     )
 
 

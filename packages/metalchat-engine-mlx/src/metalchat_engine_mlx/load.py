@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 from metalchat_engine import EngineSettings, InvalidModel, OutOfMemory, UnsupportedRequest
 
+from metalchat_engine_mlx.cache import cache_group
 from metalchat_engine_mlx.checkpoint import Checkpoint
 from metalchat_engine_mlx.config import ModelConfig
 from metalchat_engine_mlx.decoder import Decoder
@@ -21,6 +22,7 @@ from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.settings import MlxSettings, capabilities
 from metalchat_engine_mlx.states import LayerShape, StateFiles, files_identity
 from metalchat_engine_mlx.streams import borrow, give_back
+from metalchat_engine_mlx.weights import matrices
 
 if TYPE_CHECKING:
     from metalchat_prompt import Prompt
@@ -34,6 +36,13 @@ def load_model(
     checkpoint: Checkpoint, settings: EngineSettings, own: MlxSettings, prompt: "Callable[[], Prompt]"
 ) -> MlxModel:
     """Raises InvalidModel, OutOfMemory, and UnsupportedRequest for a device that is not there."""
+    dims = {layer.attention.head_dim for layer in checkpoint.config.layers}
+    if own.cache_bits is not None and not all(map(cache_group, dims)):
+        raise UnsupportedRequest(
+            f"engine setting 'cache_bits' takes heads of a multiple of 32 values; those of '{checkpoint.name}' have"
+            f" {min(dims)}",
+            option="cache_bits",
+        )
     device = _device(own)
     on_cpu = device == mx.cpu
     streams = borrow(device, (own.threads or default_threads()) if on_cpu else 1)
@@ -42,7 +51,7 @@ def load_model(
         mx.set_cache_limit(_HOST_CACHE)
     try:
         with mx.stream(streams[0]):
-            decoder = _build(checkpoint, _blocks(checkpoint, own, streams, on_cpu=on_cpu))
+            decoder = _build(checkpoint, _blocks(checkpoint, own, streams, on_cpu=on_cpu), own.cache_bits)
         found = prompt()
     except BaseException:
         give_back(streams)
@@ -86,8 +95,9 @@ def _blocks(checkpoint: Checkpoint, own: MlxSettings, streams: Sequence[mx.Strea
 def _recall(checkpoint: Checkpoint, own: MlxSettings, prompt: "Prompt", *, chunk: int, on_cpu: bool) -> Recall:
     config = checkpoint.config
     grain = chunk if own.deterministic else 1
-    prefixes = PrefixCache(config.windows, own.prefix_cache_bytes, grain=grain)
-    if own.state_directory is None or own.state_bytes == 0 or own.prefix_cache_bytes == 0:
+    prefixes = PrefixCache(config.windows, own.prefix_cache_bytes, grain=grain, bits=own.cache_bits)
+    wanted = own.state_directory is not None and own.state_bytes > 0 and own.prefix_cache_bytes > 0
+    if own.state_directory is None or not wanted or own.cache_bits is not None:
         return Recall(prefixes)
     if checkpoint.gguf is not None:
         paths = [checkpoint.gguf.path]
@@ -109,10 +119,10 @@ def _recall(checkpoint: Checkpoint, own: MlxSettings, prompt: "Prompt", *, chunk
     return Recall(prefixes, StateFiles(own.state_directory, identity, layers, own.state_bytes))
 
 
-def _build(checkpoint: Checkpoint, blocks: Blocks) -> Decoder:
+def _build(checkpoint: Checkpoint, blocks: Blocks, cache_bits: int | None) -> Decoder:
     try:
         config, parameters = _read(checkpoint)
-        return Decoder(config, parameters, blocks)
+        return Decoder(config, parameters, blocks, cache_bits=cache_bits)
     except MemoryError as error:
         raise OutOfMemory(f"'{checkpoint.name}' does not fit in memory") from error
     except (OSError, RuntimeError, ValueError) as error:
@@ -135,6 +145,12 @@ def _read(checkpoint: Checkpoint) -> tuple[ModelConfig, Parameters]:
             raise InvalidModel(f"'{checkpoint.name}' was changed while it was being loaded")
         if config.tie_word_embeddings:
             arrays = {name: array for name, array in arrays.items() if not name.startswith(f"{config.head}.")}
+        if config.quantization.scheme is not None:
+            from metalchat_engine_mlx.schemes_load import convert
+
+            biases = {module: bias for module, _, bias in matrices(config, checkpoint.tensors)}
+            modules = [(module, biases[module]) for module in checkpoint.foreign]
+            convert(config.quantization.scheme, modules, arrays)
     else:
         from metalchat_engine_mlx.gguf.weights import load_weights
 

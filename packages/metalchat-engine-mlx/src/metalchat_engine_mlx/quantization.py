@@ -1,10 +1,12 @@
-"""Which matrices of an MLX checkpoint are quantised, and how."""
+"""Which matrices of a checkpoint are quantised, and how."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from metalchat_engine import UnsupportedModel
+
+from metalchat_engine_mlx.schemes import READS, Scheme, read_scheme
 
 if TYPE_CHECKING:
     from metalchat_engine_mlx.fields import Fields
@@ -23,10 +25,14 @@ class Packing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """The packing of every module: `modules` by name, where None keeps one plain, and `default` for the others."""
+    """The packing of every module: `modules` by name, where None keeps one plain, and `default` for the others.
+
+    `scheme` is that of another tool, whose matrices tell themselves by their tensors.
+    """
 
     default: Packing | None = None
     modules: Mapping[str, Packing | None] = field(default_factory=dict)
+    scheme: Scheme | None = None
 
     def packing(self, module: str) -> Packing | None:
         return self.modules.get(module, self.default)
@@ -43,7 +49,7 @@ class Quantization:
 
 
 def read_quantization(fields: "Fields") -> Quantization:
-    """The `quantization` table of a config.json, as MLX writes it.
+    """The `quantization` table of a config.json, as MLX writes it, or the `quantization_config` of another tool.
 
     Raises UnsupportedModel for another method's quantisation, InvalidModel for values out of range.
     """
@@ -53,11 +59,10 @@ def read_quantization(fields: "Fields") -> Quantization:
         table = document.get("quantization_config")
         if table is None:
             return Quantization()
-        method = table.get("quant_method") if isinstance(table, dict) else None
-        if method is not None or not isinstance(table, dict):
-            raise UnsupportedModel(
-                f"'{fields.what}': the weights are quantised by {method!a}, this engine reads those of MLX and GGUF"
-            )
+        if not isinstance(table, dict):
+            raise UnsupportedModel(f"'{fields.what}': the weights are quantised by {str(table)[:40]!a}, {READS}")
+        if table.get("quant_method") is not None:
+            return Quantization(scheme=read_scheme(fields.what, table))
     if not isinstance(table, dict):
         fields.refuse("quantization", table, "an object")
     default = _packing(fields, "quantization", table)

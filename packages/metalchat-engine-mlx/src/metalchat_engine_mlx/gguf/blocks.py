@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from metalchat_engine_mlx.bits import pack
 from metalchat_engine_mlx.gguf._types import AFFINE_BITS, BLOCKS
 
 Bytes = NDArray[np.uint8]
@@ -61,19 +62,6 @@ def numbers(raw: Bytes, kind: str, dtype: type[np.floating]) -> NDArray[np.float
             part = raw[start : start + step]
             result[start : start + step] = _EXPANDED[kind](part).reshape(-1, block.values)
     return result.reshape(-1)
-
-
-def pack(quants: Bytes, bits: int) -> NDArray[np.uint32]:
-    """Whole numbers below 2**bits, a multiple of 32 of them, to one stream of bits, the first lowest."""
-    if bits == 8:
-        return np.ascontiguousarray(quants).reshape(-1).view("<u4")
-    eights = quants.reshape(-1, 8)
-    if bits == 4:
-        return (eights[:, 0::2] | (eights[:, 1::2] << 4)).reshape(-1).view("<u4")
-    words = np.zeros(len(eights), "<u8")
-    for place in range(8):
-        words |= eights[:, place].astype("<u8") << np.uint64(place * bits)
-    return np.ascontiguousarray(words.view(np.uint8).reshape(-1, 8)[:, :bits]).reshape(-1).view("<u4")
 
 
 def _half(raw: Bytes, at: int) -> NDArray[np.float16]:

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from metalchat_engine_mlx.config import ExpertsSpec, NormSpec
 from metalchat_engine_mlx.models import read_config
 
-_DTYPES = {"float32": "F32", "float16": "F16", "uint16": "U16", "uint32": "U32", "int64": "I64"}
+_DTYPES = {
+    "float32": "F32",
+    "float16": "F16",
+    "uint8": "U8",
+    "uint16": "U16",
+    "uint32": "U32",
+    "int32": "I32",
+    "int64": "I64",
+}
 
 
 def tiny_config(**changes: Any) -> dict[str, Any]:

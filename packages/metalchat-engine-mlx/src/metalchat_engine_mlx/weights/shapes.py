@@ -6,6 +6,7 @@ from metalchat_engine import InvalidModel, UnsupportedModel
 
 from metalchat_engine_mlx.config import ExpertSpec, ExpertsSpec, LayerSpec, LinearSpec, ModelConfig
 from metalchat_engine_mlx.quantization import Packing
+from metalchat_engine_mlx.schemes import Scheme
 from metalchat_engine_mlx.weights.header import Tensor
 
 PLAIN = ("F32", "F16", "BF16")
@@ -24,9 +25,12 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
         UnsupportedModel: one that such a model does not have, or of a dtype that this engine does not compute in.
     """
     known: set[str] = set()
+    scheme = config.quantization.scheme
     for module, shape, bias in matrices(config, tensors):
         known.add(f"{module}.weight")
-        if f"{module}.scales" in tensors:
+        if scheme is not None and is_foreign(scheme, tensors, module):
+            known |= _check_foreign(scheme, tensors, module, shape)
+        elif f"{module}.scales" in tensors:
             known |= {f"{module}.scales", f"{module}.biases"}
             _check_packed(config.quantization.packing(module), tensors, module, shape)
         else:
@@ -42,10 +46,16 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
     if config.tie_word_embeddings:
         known |= {f"{config.head}.{part}" for part in ("weight", "scales", "biases")}
     for name in tensors:
-        if name not in known and config.needs(name):
+        if name not in known and config.needs(name) and not (scheme and name.endswith(scheme.ignored)):
             raise UnsupportedModel(
                 f"the weights have the tensor '{name[:80]}', which this {config.model_type} model does not have"
             )
+
+
+def is_foreign(scheme: Scheme, tensors: Mapping[str, Tensor], module: str) -> bool:
+    """Whether a module is quantised by the scheme; others are plain."""
+    tensor = tensors.get(f"{module}.{scheme.marker}")
+    return tensor is not None and (scheme.marker != "weight" or tensor.dtype not in PLAIN)
 
 
 def matrices(
@@ -89,14 +99,22 @@ def _experts(
         yield f"{layer}.{part.single.format(expert)}", (shape.rows, shape.columns), False
 
 
-def _check_alike(config: ModelConfig, layer: LayerSpec, tensors: Mapping[str, object]) -> None:
+def _check_alike(config: ModelConfig, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> None:
     """Experts that are stored one by one are stacked, so all of them must be packed in one way."""
     block = layer.feed_forward
     if not isinstance(block, ExpertsSpec):
         return
     for part in (block.gate, block.up, block.down):
         modules = [f"{layer.name}.{part.single.format(expert)}" for expert in range(block.count)]
-        packings = {config.quantization.packing(name) if f"{name}.scales" in tensors else None for name in modules}
+        scheme = config.quantization.scheme
+        packings: set[object] = {
+            is_foreign(scheme, tensors, name)
+            if scheme is not None
+            else config.quantization.packing(name)
+            if f"{name}.scales" in tensors
+            else None
+            for name in modules
+        }
         if len(packings) > 1:
             raise InvalidModel(f"the experts of '{modules[0]}' are quantised in different ways")
 
@@ -111,6 +129,29 @@ def _check_packed(packing: Packing | None, tensors: Mapping[str, Tensor], module
     _check(tensors, f"{module}.weight", (*outer, columns * packing.bits // 32), ("U32",))
     _check(tensors, f"{module}.scales", groups, PLAIN)
     _check(tensors, f"{module}.biases", groups, PLAIN)
+
+
+def _check_foreign(
+    scheme: Scheme, tensors: Mapping[str, Tensor], module: str, shape: tuple[int, ...]
+) -> frozenset[str]:
+    """The names of a module's tensors, checked."""
+    if len(shape) != 2:
+        raise UnsupportedModel(f"'{module}' is a stack of matrices that MLX has not quantised")
+    stored = scheme.tensors(module, *shape, tensors)
+    for part, expected in stored.items():
+        name = f"{module}.{part}"
+        found = tensors.get(name)
+        _check(
+            tensors,
+            name,
+            found.shape if found and found.shape in expected.shapes else expected.shapes[-1],
+            expected.dtypes,
+        )
+    names = {f"{module}.{part}" for part in stored}
+    if f"{module}.bias" in tensors:
+        _check(tensors, f"{module}.bias", shape[:1], PLAIN)  # some writers add one of zeros
+        names.add(f"{module}.bias")
+    return frozenset(names)
 
 
 def _check(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from metalchat_prompt import ConversationRefused, InvalidTokenizer, Tokenizer
+from metalchat_prompt import _panics
 from metalchat_prompt import tokenizer as tokenizer_module
 from metalchat_prompt.testing import chatml_tokenizer_json, sentencepiece_tokenizer_json, tiny_tokenizer_json
 
@@ -109,6 +111,64 @@ def test_f3_a_regex_that_never_ends_is_one_error_when_it_is_used() -> None:
     with pytest.raises(InvalidTokenizer, match=r"'tokenizer\.json' could not be used"):
         tokenizer.encode("a" * 40 + "b")
     assert Tokenizer(tiny_tokenizer_json()).encode("ab")
+
+
+PROGRAM = """
+import json, sys
+from metalchat_prompt import InvalidTokenizer, Tokenizer
+
+for data in json.load(sys.stdin):
+    try:
+        Tokenizer(data.encode()).encode("a" * 40 + "b")
+    except InvalidTokenizer as error:
+        print(error)
+"""
+PANICS = {
+    "a template without its token": ("post_processor", begin("[ZZ]")),
+    "such a template in a sequence": ("post_processor", {"type": "Sequence", "processors": [begin("[ZZ]")]}),
+    "a regex that splits": ("pre_tokenizer", split("(a+)+$")),
+    "a regex that replaces": ("normalizer", {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"}),
+    "a map of nonsense": ("normalizer", charsmap(1024, b"\xff" * 1024 + b"abc")),
+    "a map that jumps about": ("normalizer", charsmap(1024, bytes(range(256)) * 4)),
+    "a map of 8 GB": ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "/////w=="}),
+}
+
+
+def test_f3_a_panic_leaves_nothing_on_standard_error_and_the_process_alive() -> None:
+    files = [changed(*change).decode() for change in PANICS.values()]
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps(files),
+        capture_output=True,
+        check=True,
+        text=True,
+        env={"RUST_BACKTRACE": "1"},
+    )
+    lines = found.stdout.splitlines()
+    assert found.stderr == ""
+    assert len(lines) == len(files)
+    assert all(line.startswith("'tokenizer.json' could not be used: ") for line in lines)
+    assert "'[ZZ]'" in lines[0]
+
+
+def test_what_others_write_to_standard_error_while_a_doubtful_tokenizer_works_is_not_lost(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def call() -> int:
+        os.write(2, b"a line of the log\n")
+        return 5
+
+    assert _panics.quietly(call) == 5
+    with pytest.raises(ZeroDivisionError):
+        _panics.quietly(lambda: call() // 0)
+    assert capfd.readouterr().err == "a line of the log\n" * 2
+
+
+def test_published_splits_are_not_doubtful() -> None:
+    llama = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    llama += r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    assert not _panics.doubtful([{"Regex": llama}, {"type": "ByteLevel"}])
+    assert _panics.doubtful([{"Regex": llama + "|(a+)+$"}])
 
 
 def test_f3_truncation_and_padding_are_never_applied() -> None:

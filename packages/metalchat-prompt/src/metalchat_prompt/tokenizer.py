@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from metalchat_prompt import _panics
 from metalchat_prompt._control import ControlTokens
 from metalchat_prompt._files import parse_object
 from metalchat_prompt._plain import PlainTokenizer, plain_tokenizer
@@ -60,9 +61,13 @@ class Tokenizer:
             raise InvalidTokenizer(f"'{what}' could not be used: it is larger than {SIZE_LIMIT // 2**20} MiB")
         self._what = what
         data = data.removeprefix(b"\xef\xbb\xbf")
-        if _delicate(data):
+        self._quiet = _delicate(data)
+        if self._quiet:
             data = _harmless(data, what)
         self._library = self._guarded(_load, data)
+        parts = self._guarded(_panics.parts, self._library)
+        _panics.check_templates(parts, what)
+        self._quiet = _panics.doubtful(parts)
         self.decode(self.encode_document(_PROBE))
         found = self._guarded(self._library.get_added_tokens_decoder)
         self.added: tuple[AddedToken, ...] = tuple(
@@ -174,7 +179,7 @@ class Tokenizer:
 
     def _guarded(self, call: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
         try:
-            return call(*args, **kwargs)
+            return _panics.quietly(call, *args, **kwargs) if self._quiet else call(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:

@@ -106,6 +106,14 @@ def test_a_lock_file_that_is_removed_before_it_is_locked_is_made_anew(
     assert not path.exists()
 
 
+def test_a_lock_that_somebody_holds_is_not_tidied_away(lock: Path) -> None:
+    free = lock.with_name("free.lock")
+    free.touch()
+    for path in (lock, free, lock.with_name("missing.lock")):
+        _locks.discard(path)
+    assert (lock.exists(), free.exists()) == (True, False)
+
+
 @pytest.mark.parametrize("error", [OSError(95, "Operation not supported"), NotImplementedError("no flock here")])
 def test_a_file_system_without_locks_goes_on_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error) -> None:
     def flock(_descriptor: int, _operation: int) -> None:

@@ -32,12 +32,19 @@ def leave(layout: Layout, key: str, digest: Digest) -> None:
             temporary.unlink()
 
 
+def leads_nowhere(layout: Layout, key: str) -> bool:
+    """Whether the blob that a hint names is gone."""
+    digest = _named(layout, key)
+    return digest is None or not os.path.lexists(Blobs(layout.blobs).path(digest))
+
+
 def follow(layout: Layout, key: str, file: RemoteFile) -> tuple[Digest, Stamp] | None:
     """The blob that is said to be `file`, if it really is."""
-    blobs = Blobs(layout.blobs)
-    with suppress(OSError, IntegrityError, UnicodeDecodeError):
-        digest = Digest(read_file(layout.partial / f"{key}.{SUFFIX}", 64).decode())
-        descriptor = open_regular(blobs.path(digest))
+    digest = _named(layout, key)
+    if digest is None:
+        return None
+    with suppress(OSError):
+        descriptor = open_regular(Blobs(layout.blobs).path(digest))
         try:
             stamp = Stamp.of(os.fstat(descriptor))
             git, sha256 = hashlib.sha1(b"blob %d\0" % stamp.size, usedforsecurity=False), hashlib.sha256()
@@ -46,4 +53,10 @@ def follow(layout: Layout, key: str, file: RemoteFile) -> tuple[Digest, Stamp] |
             os.close(descriptor)
         if (stamp.size, git.hexdigest(), sha256.hexdigest()) == (file.size, file.git_sha1, digest.hex):
             return digest, stamp
+    return None
+
+
+def _named(layout: Layout, key: str) -> Digest | None:
+    with suppress(OSError, IntegrityError, UnicodeDecodeError):
+        return Digest(read_file(layout.partial / f"{key}.{SUFFIX}", 64).decode())
     return None

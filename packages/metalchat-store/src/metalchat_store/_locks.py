@@ -95,6 +95,22 @@ def is_free(path: Path) -> bool:
     return True
 
 
+def discard(path: Path) -> None:
+    """Remove a lock file, unless somebody holds it: who comes next would make another and hold that."""
+    with suppress(OSError):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(descriptor).st_nlink:  # it is still the file of that name
+                    path.unlink()
+            finally:
+                os.close(descriptor)
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, NotImplementedError) or error.errno in _UNSUPPORTED:
+                path.unlink()
+
+
 def _acquire(path: Path) -> int | None:
     """A descriptor that holds the lock; None if the last holder removed the file. `BlockingIOError` if it is held."""
     descriptor = os.open(os.fspath(path), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

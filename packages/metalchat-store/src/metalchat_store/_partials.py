@@ -15,8 +15,9 @@ from pathlib import Path
 
 from metalchat_store._files import create, is_link, is_running, open_regular, owner, read_file, remove, write_at
 from metalchat_store._hints import SUFFIX as HINT
+from metalchat_store._hints import leads_nowhere
 from metalchat_store._layout import Layout
-from metalchat_store._locks import SUFFIX
+from metalchat_store._locks import SUFFIX, discard
 from metalchat_store._spans import Span, Spans
 
 _JOURNAL_LIMIT = 1 << 20
@@ -128,7 +129,10 @@ def tidy(layout: Layout, keys: frozenset[str]) -> None:
     Files that another pull can resume stay for a week.
     """
     for path in useless(layout, keys, now=time.time()):
-        remove(path)
+        if path.suffix == f".{SUFFIX}":
+            discard(path)
+        else:
+            remove(path)
 
 
 def useless(layout: Layout, keys: frozenset[str], *, now: float) -> list[Path]:
@@ -144,7 +148,9 @@ def useless(layout: Layout, keys: frozenset[str], *, now: float) -> list[Path]:
                     unusable = gone and (key in keys or item.stat(follow_symlinks=False).st_mtime < now - _KEEP)
                 elif pid is None:
                     unusable = suffix in (SUFFIX, HINT) and key in keys
-                    unusable |= suffix == HINT and item.stat(follow_symlinks=False).st_mtime < now - _KEEP
+                    unusable |= suffix == HINT and (
+                        item.stat(follow_symlinks=False).st_mtime < now - _KEEP or leads_nowhere(layout, key)
+                    )
                 elif suffix.endswith(".old"):
                     unusable = gone and os.path.lexists(layout.models / key)
                 else:

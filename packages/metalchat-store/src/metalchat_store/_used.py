@@ -24,9 +24,12 @@ def touch(layout: Layout, id: str) -> None:
 
 
 def last(layout: Layout, id: str) -> float:
-    """Seconds since the epoch of the last use; that of the entry itself for what was never used, 0 if it is gone."""
+    """Seconds since the epoch of the last use; that of the entry itself for what was never used, 0 if it is gone.
+
+    An `OSError` is raised: what is not known to be long ago must not be evicted.
+    """
     for path in (layout.used / id, layout.models / id):
-        with suppress(OSError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             return path.lstat().st_mtime
     return 0.0
 

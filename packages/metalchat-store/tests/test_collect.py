@@ -1,11 +1,13 @@
 """What `gc` deletes and what it never does, who keeps what, and where the bytes are."""
 
+import errno
+import fcntl
 import os
 import time
 from pathlib import Path
 
 import pytest
-from metalchat_store import AmbiguousModel, Entry, ModelNotFound, NotFound, Store
+from metalchat_store import AmbiguousModel, DiskError, Entry, ModelNotFound, NotFound, Store, roots
 from metalchat_store.testing import MemoryRemote
 from metalchat_store.testing.memory import tiny_model
 
@@ -93,6 +95,60 @@ def test_a_locked_state_stays(store: Store, entry: Entry, remote: MemoryRemote, 
     (tmp_path / "metalchat.lock").unlink()
     clock.ahead = 2000 * HOUR
     assert store.gc().snapshots == 1
+
+
+@pytest.mark.parametrize("damage", ["no lock", "a link"])
+def test_S_7_a_lock_that_cannot_be_read_keeps_every_state(
+    store: Store, entry: Entry, remote: MemoryRemote, clock: Clock, tmp_path: Path, damage: str
+) -> None:
+    file = tmp_path / "metalchat.lock"
+    lock = store.lock(entry.id)
+    (tmp_path / "metalchat.toml").write_text("")
+    store.register(tmp_path / "metalchat.toml", entry.id)
+    remote.files = tiny_model(seed=2)
+    store.update(entry.id, consent=True)
+    if damage == "a link":
+        file.symlink_to(tmp_path / "nowhere")
+    else:
+        file.write_text("version = 7")
+    clock.ahead = 1000 * HOUR
+    assert store.gc().snapshots == 0
+    assert store.restore(lock).fetched_bytes == 0
+
+
+def test_S_7_a_root_that_cannot_be_read_now_ends_the_collection(
+    store: Store, entry: Entry, remote: MemoryRemote, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "metalchat.toml").write_text("")
+    store.lock(entry.id).write(tmp_path / "metalchat.lock")
+    store.register(tmp_path / "metalchat.toml", entry.id)
+    remote.files = tiny_model(seed=2)
+    store.update(entry.id, consent=True)
+    clock.ahead = 1000 * HOUR
+
+    def read(path: Path, _limit: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(roots, "read_file", read)
+        with pytest.raises(DiskError, match="input/output error"):
+            store.gc()
+    assert store.gc().snapshots == 0
+
+
+def test_hints_and_locks_that_nobody_holds_go_after_the_grace_period(store: Store, entry: Entry, clock: Clock) -> None:
+    partial = store.home / "partial"
+    known = next(name for name in blobs(store))
+    (partial / "g-1.hint").write_text(known)
+    (partial / "a.lock").touch()
+    (partial / "b.lock").touch()
+    with (partial / "b.lock").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        store.gc()
+        assert {path.name for path in partial.iterdir()} == {"g-1.hint", "a.lock", "b.lock"}
+        clock.ahead = 2 * HOUR
+        store.gc()
+        assert [path.name for path in partial.iterdir()] == ["b.lock"]
 
 
 def test_content_without_a_name_goes_after_the_grace_period(store: Store, entry: Entry, clock: Clock) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from metalchat_store import _partials, _used
 from metalchat_store._files import remove
 from metalchat_store._heal import heal_files
+from metalchat_store._hints import SUFFIX as HINT
 from metalchat_store._layout import Layout
-from metalchat_store._locks import SUFFIX, is_free
+from metalchat_store._locks import SUFFIX, discard
 from metalchat_store.blobs import Blobs
 from metalchat_store.digest import Digest
 from metalchat_store.entries import Entries
@@ -83,20 +84,21 @@ class Collector:
     def run(self, max_size: int | None) -> Collected:
         """Evict, then forget earlier states, then delete what nothing names. Killed anywhere, the next run goes on."""
         roots = self._roots.all()
-        seen = self._look({(root.id, root.commit) for root in roots if root.commit is not None})
+        locked = {(root.id, root.commit) for root in roots if root.kind == "lock"}
+        seen = self._look(locked)
         evicted, left = ((), 0) if max_size is None else self._evict(seen, max_size, {root.id for root in roots})
         gone = sum(self._forget(path, id, commit) for path, (id, commit) in seen.old.items())
         blobs, freed = self._sweep(seen)
         freed += self._tidy(seen)
         return Collected(models=tuple(evicted), snapshots=gone, blobs=blobs, bytes=freed, too_large=left)
 
-    def _look(self, locked: Set[tuple[str, str]]) -> _Seen:
+    def _look(self, locked: Set[tuple[str, str | None]]) -> _Seen:
         seen = _Seen()
         seen.entries = {entry.id: entry for entry in self._entries.all()}
         for id, commit, path in self._snapshots.paths():
             entry = seen.entries.get(id)
             now = entry is not None and (entry.commit is None or entry.commit == commit)
-            if now or (id, commit) in locked or self._is_recent(path):
+            if now or {(id, commit), (id, None)} & locked or self._is_recent(path):
                 snapshot = self._snapshots.parse(id, path)
                 if snapshot is not None:
                     seen.kept[path] = snapshot
@@ -205,19 +207,19 @@ class Collector:
 
     def _tidy(self, seen: _Seen) -> int:
         """Delete what pulls that ended left behind, damaged content, and notes about models that are not there."""
-        useless = list(_partials.useless(self._layout, frozenset(), now=self._now))
+        useless = set(_partials.useless(self._layout, frozenset(), now=self._now))
         with suppress(FileNotFoundError), os.scandir(self._layout.partial) as found:
-            useless += [
+            useless |= {
                 Path(item.path)
                 for item in found
-                if item.name.endswith(f".{SUFFIX}") and self._is_old(item) and is_free(Path(item.path))
-            ]
+                if item.name.endswith((f".{SUFFIX}", f".{HINT}")) and self._is_old(item)
+            }
         with suppress(FileNotFoundError), os.scandir(self._layout.quarantine) as found:
-            useless += [Path(item.path) for item in found if self._is_old(item)]
+            useless |= {Path(item.path) for item in found if self._is_old(item)}
         freed = sum(_size(path) for path in useless)
         if not self._dry_run:
             for path in useless:
-                remove(path)
+                (discard if path.suffix == f".{SUFFIX}" else remove)(path)
             with suppress(FileNotFoundError):
                 for name in os.listdir(self._layout.used):  # noqa: PTH208 - names alone
                     if name not in seen.entries:

@@ -1,9 +1,10 @@
 """What keeps a model, or an earlier state of one: manifests that select it, locks beside them, pins."""
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,16 @@ from metalchat_store.lockfile import LOCK, Lock
 
 MANIFEST = "metalchat.toml"
 _LIMIT = 1 << 20
+_NONE = (errno.ENOENT, errno.EINVAL, errno.ELOOP)  # deleted meanwhile, or nothing that the store wrote
 _AWAY = 30 * 86400  # seconds for which a manifest counts whose folder is gone: it may be on a disk that is not here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Root:
-    """Why the model `id` is kept; `commit` only for a lock. `path` is None for a pin."""
+    """Why the model `id` is kept; `path` is None for a pin.
+
+    `commit` is that of a lock; None for a lock that cannot be read, which keeps every state.
+    """
 
     kind: Literal["manifest", "lock", "pin"]
     id: str
@@ -64,16 +69,17 @@ class Roots:
         return frozenset(name.removesuffix(".pin") for name in self._names() if name.endswith(".pin"))
 
     def all(self) -> tuple[Root, ...]:
-        """Every root there is now. A manifest that cannot be read keeps what it last selected."""
+        """Every root there is now. What cannot be read keeps what the manifest last selected.
+
+        Raises `OSError` for a note of the store's own that is there and cannot be read now.
+        """
         found = [Root(kind="pin", id=id) for id in sorted(self.pinned())]
         places = {path: id for path, id, _ in self._records()}
         places.setdefault(self._layout.home / MANIFEST, "")
         for path, last in sorted(places.items()):
-            found += [Root(kind="manifest", id=id, path=path) for id in _selected(path, last)]
-            with suppress(StoreError):
-                lock = Lock.read(path.with_name(LOCK))
-                if lock is not None:
-                    found.append(Root(kind="lock", id=lock.spec.id, commit=lock.commit, path=path.with_name(LOCK)))
+            selected = _selected(path, last)
+            found += [Root(kind="manifest", id=id, path=path) for id in selected]
+            found += _locked(path.with_name(LOCK), {*selected, last} - {""})
         return tuple(found)
 
     def of(self, id: str) -> tuple[Root, ...]:
@@ -98,8 +104,14 @@ class Roots:
             record = self._layout.roots / name
             if not name.endswith(".json"):
                 continue
-            with suppress(OSError, ValueError, RecursionError, TypeError, KeyError):
-                content = json.loads(read_file(record, _LIMIT))
+            try:
+                data = read_file(record, _LIMIT)
+            except OSError as error:
+                if error.errno in _NONE:
+                    continue
+                raise
+            with suppress(ValueError, RecursionError, TypeError, KeyError):
+                content = json.loads(data)
                 path, id = content["path"], content["model"]
                 if isinstance(path, str) and isinstance(id, str) and os.path.isabs(path):  # noqa: PTH117 - text
                     yield Path(path), id, record
@@ -120,6 +132,14 @@ def _selected(path: Path, last: str) -> tuple[str, ...]:
     except ManifestError:
         return (last,) if last else ()
     return () if model is None else model.ids
+
+
+def _locked(path: Path, selected: Set[str]) -> list[Root]:
+    try:
+        lock = Lock.read(path)
+    except StoreError:
+        return [Root(kind="lock", id=id, path=path) for id in sorted(selected)]
+    return [] if lock is None else [Root(kind="lock", id=lock.spec.id, commit=lock.commit, path=path)]
 
 
 def _is_gone(path: Path) -> bool:

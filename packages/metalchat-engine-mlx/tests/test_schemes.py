@@ -1,5 +1,6 @@
 """GPTQ, AWQ and FP8 checkpoints: every value is the one that the format's definition gives."""
 
+import base64
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,8 @@ from metalchat_engine.testing import collect
 from metalchat_engine_mlx import MlxEngine
 from metalchat_engine_mlx.checkpoint import read_checkpoint
 from metalchat_engine_mlx.load import _read
+from metalchat_engine_mlx.schemes import Integers
+from metalchat_engine_mlx.schemes_load import convert
 from metalchat_engine_mlx.testing import write_tiny_model
 from metalchat_engine_mlx.testing._tiny import write_safetensors
 from numpy.typing import NDArray
@@ -27,6 +30,34 @@ COMPRESSED = {
     "format": "float-quantized",
     "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
 }
+
+
+GOLDEN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / "schemes.json").read_text())
+
+
+def golden(case: str) -> Tensors:
+    return {
+        part: np.frombuffer(base64.b64decode(held["data"]), held["dtype"]).reshape(held["shape"])
+        for part, held in GOLDEN[case].items()
+    }
+
+
+@pytest.mark.parametrize("case", ["gptq 4", "gptq 8", "gptq 4 reordered", "awq"])
+def test_what_the_tools_themselves_pack_comes_back(case: str) -> None:
+    tensors, reorders = golden(case), case.endswith("reordered")
+    values = tensors.pop("values").astype(np.float32)
+    bits, is_awq = 8 if "8" in case else 4, case == "awq"
+    scheme = Integers(bits=bits, group_size=32, offset=int(not is_awq), reorders=reorders, is_awq=is_awq)
+    arrays = {f"m.{part}": mx.array(held) for part, held in tensors.items()}
+    convert(scheme, [("m", False)], arrays)
+    found = arrays["m.weight"]
+    if not reorders:
+        found = mx.dequantize(found, arrays["m.scales"], arrays["m.biases"], group_size=32, bits=bits)
+    np.testing.assert_array_equal(np.array(found.astype(mx.float32)), values)
+
+
+def test_floats_of_8_bits_are_those_of_torch() -> None:
+    np.testing.assert_array_equal([float8(byte) for byte in range(256)], golden("fp8")["values"])
 
 
 def words(values: NDArray[Any], bits: int, order: tuple[int, ...] | None = None) -> NDArray[np.int32]:

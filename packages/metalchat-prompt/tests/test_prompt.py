@@ -19,6 +19,7 @@ from metalchat_prompt import (
     Prompt,
     PromptError,
     errors,
+    template_text,
 )
 from metalchat_prompt.testing import (
     CHATML_TEMPLATE,
@@ -70,10 +71,28 @@ def test_of_several_templates_tools_choose(tmp_path: Path) -> None:
 
 
 def test_several_templates_without_a_default_are_named(tmp_path: Path) -> None:
-    named = [{"name": "rag", "template": "x"}, {"name": 5}, "junk"]
+    named = [{"name": "rag", "template": "x"}]
     path = folder(tmp_path / "m", tokenizer_config__json={"chat_template": named})
     with pytest.raises(InvalidTemplate, match=r"no chat template named 'default' \(it has 'rag'\)"):
         text_of(path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.json"])
+@pytest.mark.parametrize(
+    "value",
+    [5, True, {"default": 5}, ["x"], [{"name": "default", "template": 5}], [{"name": [], "template": "x"}], [NAMED]],
+)
+def test_what_is_no_template_is_refused_and_not_passed_over(name: str, value: object, tmp_path: Path) -> None:
+    path = folder(tmp_path / "m", **{name.replace(".", "__"): {"chat_template": value}})
+    for read in (Prompt.from_directory, template_text):
+        with pytest.raises(InvalidTemplate, match="neither a text nor a list of named texts") as caught:
+            read(path)
+        assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize("value", [None, "", [], {}])
+def test_an_empty_template_is_none(value: object, tmp_path: Path) -> None:
+    assert template_text(folder(tmp_path / "m", tokenizer_config__json={"chat_template": value})) is None
 
 
 def test_templates_see_special_tokens_as_strings(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from metalchat_prompt import ConversationRefused, InvalidTokenizer, Tokenizer
-from metalchat_prompt import _panics
+from metalchat_prompt import ConversationRefused, InvalidTokenizer, Tokenizer, _panics
 from metalchat_prompt import tokenizer as tokenizer_module
 from metalchat_prompt.testing import chatml_tokenizer_json, sentencepiece_tokenizer_json, tiny_tokenizer_json
 

@@ -15,13 +15,13 @@ settings = json.loads(sys.argv[1])
 sys.path.extend(settings["path"])
 
 import datetime  # noqa: E402 - the path comes first
-import resource  # noqa: E402
+import resource  # noqa: E402 - the path comes first
 
-from jinja2 import nodes  # noqa: E402
-from jinja2.exceptions import SecurityError, TemplateError  # noqa: E402
-from jinja2.ext import Extension, loopcontrols  # noqa: E402
-from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: E402
-from jinja2.utils import Namespace  # noqa: E402
+from jinja2 import nodes  # noqa: E402 - it is found on that path
+from jinja2.exceptions import SecurityError, TemplateError  # noqa: E402 - it is found on that path
+from jinja2.ext import Extension, loopcontrols  # noqa: E402 - it is found on that path
+from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: E402 - it is found on that path
+from jinja2.utils import Namespace  # noqa: E402 - it is found on that path
 
 REMOVED = ("lipsum", "cycler", "joiner")
 CACHED = 8

@@ -276,13 +276,12 @@ def template_text(path: Path) -> str | None:
     return found if found is None or isinstance(found, str) else "\n".join(found.values())
 
 
-def _template_file(path: Path) -> str | dict[str, str] | None:
+def _template_file(path: Path) -> object:
     """The template files of a model's folder, which come before what its configuration has."""
     default = _text_file(path / "chat_template.jinja")
     if default is None:
         data = read_limited(path / "chat_template.json", CONFIG_LIMIT)
-        found = None if data is None else parse_object(data, "chat_template.json").get("chat_template")
-        return found if isinstance(found, str) else None
+        return None if data is None else parse_object(data, "chat_template.json").get("chat_template")
     tool_use = _text_file(path / "additional_chat_templates" / "tool_use.jinja")
     return default if tool_use is None else {"default": default, "tool_use": tool_use}
 
@@ -296,14 +295,24 @@ def _text_file(path: Path) -> str | None:
 
 
 def _sources(value: object) -> str | dict[str, str] | None:
-    """One template or several, from any of the forms that a configuration has it in; None without any."""
+    """One template or several, from any of the forms that a configuration has it in; None without any.
+
+    Raises InvalidTemplate for what is neither.
+    """
+    if not value and (value is None or isinstance(value, str | list | dict)):
+        return None
+    if isinstance(value, str):
+        return value
     if isinstance(value, list):
-        entries = [entry for entry in value if isinstance(entry, dict)]
-        value = {entry.get("name"): entry.get("template") for entry in entries}
-    if isinstance(value, dict):
-        named = {name: text for name, text in value.items() if isinstance(name, str) and isinstance(text, str)}
-        return named or None
-    return value if isinstance(value, str) and value else None
+        pairs = [(entry.get("name"), entry.get("template")) for entry in value if isinstance(entry, dict)]
+        whole = len(pairs) == len(value)
+    else:
+        pairs = list(value.items()) if isinstance(value, dict) else []
+        whole = bool(pairs)
+    named = {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+    if not whole or len(named) < len(pairs):
+        raise InvalidTemplate("the model's 'chat_template' is neither a text nor a list of named texts")
+    return named
 
 
 def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -299,7 +299,7 @@ def _sources(value: object) -> str | dict[str, str] | None:
 
     Raises InvalidTemplate for what is neither.
     """
-    if not value and (value is None or isinstance(value, str | list | dict)):
+    if value in (None, "", [], {}):
         return None
     if isinstance(value, str):
         return value

@@ -22,11 +22,12 @@ class KVCache:
     """`length` tokens have been seen. A layer without a window keeps them all, one with a window the last of them.
 
     Keys and values are [1, kv heads, tokens, head_dim], oldest first, in room that grows by 256 tokens. What leaves a
-    window is dropped some hundred tokens at a time, so that a few tokens can be taken back.
+    window is dropped some hundred tokens at a time, so that a few tokens can be taken back. With `bits`, 4 or 8, they
+    are kept quantised, in groups of 64 or 32 values of a head, and nobody ever sees more of them than that keeps.
     """
 
-    def __init__(self, windows: Sequence[int | None]) -> None:
-        self._layers = [_Layer(window) for window in windows]
+    def __init__(self, windows: Sequence[int | None], bits: int | None = None) -> None:
+        self._layers = [_Layer(window, bits) for window in windows]
         self.length = 0
 
     @property
@@ -79,12 +80,18 @@ def copied(parts: Parts, start: int, stop: int) -> Parts:
     return tuple(mx.concatenate([part[:, :, start:stop], part[:, :, :0]], axis=2) for part in parts)
 
 
+def cache_group(dim: int) -> int:
+    """The size of the groups in which a head of `dim` values is quantised, 0 where it cannot be."""
+    return next((size for size in (64, 32) if dim % size == 0), 0)
+
+
 class _Layer:
     """Tokens from `first` on."""
 
-    def __init__(self, window: int | None) -> None:
+    def __init__(self, window: int | None, bits: int | None) -> None:
         self.parts: Parts = ()
         self.window = window
+        self._bits = bits
         self.first = 0
 
     def fill(self, first: int, length: int, pieces: Iterable[Parts]) -> None:
@@ -93,7 +100,9 @@ class _Layer:
         self.first = first
         self.parts = tuple(_held(column, count) for column in zip(*pieces, strict=True))
 
-    def update(self, length: int, *new: mx.array) -> tuple[mx.array, mx.array]:
+    def update(self, length: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        bits = self._bits
+        new = (keys, values) if bits is None else (*_packed(keys, bits), *_packed(values, bits))
         start = length - self.first
         end = start + new[0].shape[2]
         if not self.parts or end > self.parts[0].shape[2]:
@@ -110,8 +119,21 @@ class _Layer:
         for part, values in zip(self.parts, new, strict=True):
             part[:, :, start:end] = values
         seen = 0 if self.window is None else max(start - self.window + 1, 0)
-        keys, values = self.parts
-        return keys[:, :, seen:end], values[:, :, seen:end]
+        shown = [part[:, :, seen:end] for part in self.parts]
+        if bits is None:
+            return shown[0], shown[1]
+        return _unpacked(shown[:3], bits), _unpacked(shown[3:], bits)
+
+
+def _packed(values: mx.array, bits: int) -> Parts:
+    """Packed values, scales and biases."""
+    return tuple(mx.quantize(values, group_size=cache_group(values.shape[3]), bits=bits))
+
+
+def _unpacked(parts: Sequence[mx.array], bits: int) -> mx.array:
+    packed, scales, biases = parts
+    group = packed.shape[3] * 32 // bits // scales.shape[3]
+    return mx.dequantize(packed, scales, biases, group_size=group, bits=bits)
 
 
 def _held(pieces: Sequence[mx.array], count: int) -> mx.array:

@@ -15,10 +15,13 @@ from metalchat_engine_mlx.rope import Regime, Rope
 
 
 class Decoder:
-    """Building it takes the arrays out of `parameters`."""
+    """Building it takes the arrays out of `parameters`. `cache_bits` are those of a quantised KV cache."""
 
-    def __init__(self, config: ModelConfig, parameters: Parameters, blocks: Blocks) -> None:
+    def __init__(
+        self, config: ModelConfig, parameters: Parameters, blocks: Blocks, *, cache_bits: int | None = None
+    ) -> None:
         self.config = config
+        self.cache_bits = cache_bits
         self._blocks = blocks
         tied = config.tie_word_embeddings or f"{config.head}.weight" not in parameters
         self._embedding, head = blocks.embedding(parameters.matrix(config.embedding), tied=tied)
@@ -46,7 +49,7 @@ class Decoder:
         return self._blocks.batch_from
 
     def new_cache(self) -> KVCache:
-        return KVCache(self.config.windows)
+        return KVCache(self.config.windows, self.cache_bits)
 
     def prefill(self, tokens: mx.array, cache: KVCache, regime: Regime) -> None:
         """Write the keys and values of `tokens` [n] to the cache, and evaluate them."""

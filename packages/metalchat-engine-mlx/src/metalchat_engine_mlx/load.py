@@ -77,6 +77,15 @@ def load_model(
     )
 
 
+def decoder_of(checkpoint: Checkpoint, *, cache_bits: int | None = None) -> Decoder:
+    """The decoder alone, on one stream of the device that there is. Raises what `load_model` does."""
+    own = MlxSettings()
+    device = _device(own)
+    streams = borrow(device, 1)
+    with mx.stream(streams[0]):
+        return _build(checkpoint, _blocks(checkpoint, own, streams, on_cpu=device == mx.cpu), cache_bits)
+
+
 def _device(own: MlxSettings) -> mx.Device:
     default = mx.default_device()
     if own.device == "cpu" or (own.device is None and default.type == mx.cpu):

@@ -52,9 +52,9 @@ class PrefixCache:
     Only multiples of `grain` tokens are taken over, or kept. The children of a node go by their first `grain` tokens.
     """
 
-    def __init__(self, windows: Sequence[int | None], budget: int, *, grain: int = 1) -> None:
+    def __init__(self, windows: Sequence[int | None], budget: int, *, grain: int = 1, bits: int | None = None) -> None:
         self._windows = [window for window in windows if window is not None]
-        self._all = windows
+        self._all, self._bits = windows, bits
         self._budget, self._grain = budget, grain
         self._roots: dict[Regime, _Node] = {}
         self._clock = 0
@@ -62,7 +62,7 @@ class PrefixCache:
 
     def take(self, tokens: Sequence[int], regime: Regime) -> Taken:
         """A new cache with the longest known beginning of `tokens`, less their last, which must be computed."""
-        cache = KVCache(self._all)
+        cache = KVCache(self._all, self._bits)
         path, common = self._walk(tokens, len(tokens) - 1, regime)
         node, length = self._reachable(path, common)
         if node is not None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 KNOWN = (
     "batch",
+    "cache_bits",
     "deterministic",
     "device",
     "dtype",
@@ -32,12 +33,14 @@ class MlxSettings:
     weights that are not quantised and, on a GPU, of the arithmetic. `threads` is the number of CPU streams, None one a
     core. `prefix_cache_bytes` bounds the keys and values that are kept for prompts with the same beginning.
     `state_directory` is where those of long prompts are saved, None nowhere, and `state_bytes` bounds what lies there.
-    `batch` answers are computed together at most, `deterministic` ones each as if it were alone.
+    `cache_bits` are those of keys and values, None as many as the arithmetic has. `batch` answers are computed together
+    at most, `deterministic` ones each as if it were alone.
     """
 
     device: Literal["cpu", "gpu"] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     threads: int | None = None
+    cache_bits: Literal[4, 8] | None = None
     batch: int = BATCH
     deterministic: bool = False
     prefix_cache_bytes: int = PREFIX_CACHE_BYTES
@@ -72,6 +75,7 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
         device=take("device", lambda value: value in ("cpu", "gpu"), "cpu or gpu"),
         dtype=take("dtype", lambda value: value in ("float32", "float16", "bfloat16"), "float32, float16 or bfloat16"),
         threads=take("threads", whole(1, 16), "1 to 16"),
+        cache_bits=take("cache_bits", lambda value: value in (4, 8) and isinstance(value, int), "4 or 8"),
         batch=BATCH if batch is None else batch,
         deterministic=deterministic is True,
         prefix_cache_bytes=PREFIX_CACHE_BYTES if prefix_cache is None else prefix_cache,

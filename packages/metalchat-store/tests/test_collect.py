@@ -112,7 +112,10 @@ def test_S_7_a_lock_that_cannot_be_read_keeps_every_state(
     else:
         file.write_text("version = 7")
     clock.ahead = 1000 * HOUR
+    other = store.pull(BASE + "org/other").entry  # what is only kept to be sure makes no room by taking others away
+    assert store.gc(max_size=250_000).models == ()
     assert store.gc().snapshots == 0
+    assert store.path(other.id) == other.path
     assert store.restore(lock).fetched_bytes == 0
 
 

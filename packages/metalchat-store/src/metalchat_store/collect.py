@@ -50,7 +50,7 @@ class _Seen:
     current: dict[str, Snapshot] = field(default_factory=dict)
     kept: dict[Path, Snapshot] = field(default_factory=dict)
     old: dict[Path, tuple[str, str]] = field(default_factory=dict)  # id and commit
-    unsure: set[Path] = field(default_factory=set)  # kept, since it cannot be read what their entry is at
+    unsure: set[Path] = field(default_factory=set)  # kept, since it cannot be read what is there or what is locked
     inodes: set[int] = field(default_factory=set)  # of entries whose record is lost
 
     def digests(self) -> dict[Digest, int]:
@@ -98,7 +98,8 @@ class Collector:
         for id, commit, path in self._snapshots.paths():
             entry = seen.entries.get(id)
             now = entry is not None and (entry.commit is None or entry.commit == commit)
-            if now or {(id, commit), (id, None)} & locked or self._is_recent(path):
+            unknown = (id, None) in locked
+            if now or unknown or (id, commit) in locked or self._is_recent(path):
                 snapshot = self._snapshots.parse(id, path)
                 if snapshot is not None:
                     seen.kept[path] = snapshot
@@ -106,6 +107,8 @@ class Collector:
                         seen.unsure.add(path)
                     elif now:
                         seen.current[id] = snapshot
+                    elif unknown:
+                        seen.unsure.add(path)
             else:
                 seen.old[path] = (id, commit)
         for id, entry in seen.entries.items():

@@ -61,8 +61,13 @@ def test_METALCHAT_PLUGINS_restricts_remotes_of_others(register: Register, plugi
             load_remote("s3", environ)
 
 
-def test_a_name_that_looks_like_one_of_ours_does_not_make_a_remote_builtin(register: Register) -> None:
-    register(("file", "Metalchat_Store", FILE), ("s3", "metalchat-s3", FILE))
+@pytest.mark.parametrize(
+    "distribution", ["metalchat-s3", "metalchat-server", "metalchat-chat", "metalchat-engine-openai"]
+)
+def test_a_name_that_looks_like_one_of_ours_does_not_make_a_remote_builtin(
+    register: Register, distribution: str
+) -> None:
+    register(("file", "Metalchat_Store", FILE), ("s3", distribution, FILE))
     assert {point.scheme: point.builtin for point in installed_remotes()} == {"file": True, "s3": False}
     with pytest.raises(RemoteNotFound, match="METALCHAT_PLUGINS does not name it"):
         load_remote("s3", {"METALCHAT_PLUGINS": ""})

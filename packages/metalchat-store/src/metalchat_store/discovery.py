@@ -15,16 +15,12 @@ GROUP = "metalchat.remotes"
 # The distributions of the metalchat project: METALCHAT_PLUGINS never restricts these.
 _BUILT_IN = frozenset(
     {
-        "metalchat-chat",
         "metalchat-cli",
         "metalchat-credentials",
         "metalchat-engine",
-        "metalchat-engine-llamacpp",
         "metalchat-engine-mlx",
-        "metalchat-engine-openai",
         "metalchat-manifest",
         "metalchat-prompt",
-        "metalchat-server",
         "metalchat-store",
     }
 )

@@ -12,6 +12,7 @@ from metalchat_store import (
     IntegrityError,
     InvalidRepository,
     NotAModel,
+    Refused,
     RepositoryNotFound,
     Store,
     _adopt,
@@ -148,12 +149,31 @@ def test_a_file_system_without_links_keeps_copies(
 
 
 def test_links_of_a_cache_are_resolved(store: Store, folder: Path, tmp_path: Path) -> None:
-    view = tmp_path / "view"
-    view.mkdir()
+    view = tmp_path / "models--org--m" / "snapshots" / ("a" * 40)
+    view.mkdir(parents=True)
+    folder = folder.rename(tmp_path / "models--org--m" / "blobs")
     for path in folder.iterdir():
-        (view / path.name).symlink_to(path)
+        (view / path.name).symlink_to(Path("..", "..", "blobs", path.name))
     entry = store.pull(view.as_uri()).entry
     assert not (entry.path / "model.safetensors").is_symlink()
+    assert store.verify(entry.id).ok
+
+
+def test_S_3_a_link_out_of_the_folder_is_refused(store: Store, folder: Path, tmp_path: Path) -> None:
+    outside = (folder / "config.json").rename(tmp_path / "outside.json")
+    for way in (outside, Path("..", "outside.json")):
+        (folder / "config.json").symlink_to(way)
+        with pytest.raises(Refused, match="^'config.json' is a link that leads out of the folder"):
+            store.pull(folder.as_uri())
+        (folder / "config.json").unlink()
+    assert store.list() == ()
+    assert not [path for path in (store.home / "blobs").rglob("*") if path.is_file()]
+    (folder / "sub").mkdir()
+    outside.rename(folder / "sub" / "real.txt")
+    (folder / "config.json").symlink_to("sub/real.txt")
+    (tmp_path / "name").symlink_to(folder)
+    entry = store.pull((tmp_path / "name").as_uri()).entry
+    assert not (entry.path / "config.json").is_symlink()
     assert store.verify(entry.id).ok
 
 

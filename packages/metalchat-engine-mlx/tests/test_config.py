@@ -92,7 +92,7 @@ UNSUPPORTED: list[tuple[str, Any, str]] = [
     ("rope_scaling", {"rope_type": "su"}, "'rope_scaling.rope_type' is 'su', this engine runs default, linear"),
     ("partial_rotary_factor", 0.5, "'partial_rotary_factor' is not 1"),
     ("quantization_config", {"quant_method": "hqq"}, "the weights are quantised by 'hqq'"),
-    ("quantization", {"group_size": 32, "bits": 4, "mode": "mxfp4"}, "'quantization.mode' is 'mxfp4'"),
+    ("quantization", {"group_size": 32, "bits": 4, "mode": "mxfp6"}, "'quantization.mode' is 'mxfp6'"),
 ]
 
 

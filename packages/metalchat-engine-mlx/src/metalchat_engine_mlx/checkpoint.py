@@ -13,7 +13,7 @@ from metalchat_engine_mlx.config import ModelConfig
 from metalchat_engine_mlx.defaults import Defaults, read_defaults
 from metalchat_engine_mlx.fields import Options
 from metalchat_engine_mlx.models import read_config
-from metalchat_engine_mlx.quantization import Packing, Quantization
+from metalchat_engine_mlx.quantization import FLOATS, Packing, Quantization
 from metalchat_engine_mlx.schemes import Integers
 from metalchat_engine_mlx.strict_json import CONFIG_LIMIT, read_object
 from metalchat_engine_mlx.weights import Tensor, check_tensors, is_foreign, matrices, weight_files
@@ -117,7 +117,11 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
     used |= {key: tensors[key] for key in biases}
     words = {f"{module}.weight" for module in packings}
     scales = {f"{module}.{part}" for module in packings for part in ("scales", "biases")}
+    bytewise = {f"{module}.scales" for module, packing in packings.items() if packing.mode in FLOATS}
+    words, scales = words | bytewise, scales - bytewise
     embedding = used.get(f"{config.embedding}.scales", used[f"{config.embedding}.weight"])
+    if embedding.dtype not in _DTYPES:
+        embedding = used[f"{config.norm.name}.weight"]
     return Checkpoint(
         name=name,
         path=path,

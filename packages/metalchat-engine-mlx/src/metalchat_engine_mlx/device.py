@@ -113,7 +113,7 @@ class DeviceBlocks:
 
     def embedding(self, matrix: Matrix, *, tied: bool) -> tuple[Part, Part | None]:
         matrix = self._cast(matrix)
-        return Rows(matrix), self.linear([matrix]) if tied else None
+        return Rows(matrix, self._dtype), self.linear([matrix]) if tied else None
 
     def vector(self, values: mx.array) -> mx.array:
         return values if self._dtype is None else values.astype(self._dtype)
@@ -188,6 +188,7 @@ class Packed:
             transpose=True,
             group_size=packing.group_size,
             bits=packing.bits,
+            mode=packing.mode,
         )
         return y if matrix.bias is None else y + matrix.bias
 
@@ -196,21 +197,25 @@ class Packed:
 
 
 class Rows:
-    """Rows of an embedding, unpacked where they are packed."""
+    """Rows of an embedding, unpacked where they are packed; small floats to `dtype`."""
 
-    def __init__(self, matrix: Matrix) -> None:
+    def __init__(self, matrix: Matrix, dtype: mx.Dtype | None) -> None:
         self._matrix = matrix
+        self._dtype = dtype
 
     def __call__(self, x: mx.array) -> mx.array:
         matrix = self._matrix
-        if matrix.packing is None or matrix.scales is None or matrix.biases is None:
+        if matrix.packing is None or matrix.scales is None:
             return matrix.weight[x]
+        is_affine = matrix.packing.mode == "affine"
         return mx.dequantize(
             matrix.weight[x],
             matrix.scales[x],
-            matrix.biases[x],
+            None if matrix.biases is None else matrix.biases[x],
             group_size=matrix.packing.group_size,
             bits=matrix.packing.bits,
+            mode=matrix.packing.mode,
+            dtype=None if is_affine else self._dtype,
         )
 
     def arrays(self) -> list[mx.array]:
@@ -286,6 +291,7 @@ def gathered(stack: Matrix, x: mx.array, experts: mx.array, *, is_sorted: bool =
         transpose=True,
         group_size=stack.packing.group_size,
         bits=stack.packing.bits,
+        mode=stack.packing.mode,
         sorted_indices=is_sorted,
     )
 

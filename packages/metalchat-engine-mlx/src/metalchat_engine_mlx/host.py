@@ -92,12 +92,12 @@ class HostBlocks:
 
     def embedding(self, matrix: Matrix, *, tied: bool) -> tuple[Part, Part | None]:
         if not tied:
-            return Widened(Rows(self._plain(matrix))), None
+            return Widened(Rows(self._plain(matrix), mx.float32)), None
         head = self.linear([matrix])
         if isinstance(head, Transposed | Wide | Half):
             return Embedding(head), head
         plain = self._plain(matrix)
-        return Rows(plain), Packed(plain)  # of a prompt, only the last token gets to the output layer
+        return Rows(plain, mx.float32), Packed(plain)  # of a prompt, only the last token gets to the output layer
 
     def vector(self, values: mx.array) -> mx.array:
         return values.astype(mx.float32)
@@ -137,7 +137,8 @@ class HostBlocks:
 
     def _map_type(self, matrix: Matrix) -> "type[Transposed | Unpacked | Wide | Half]":
         if matrix.packing:
-            return Transposed if matrix.packing.bits in (4, 8) and matrix.rows % 32 == 0 else Unpacked
+            is_even = matrix.packing.mode == "affine" and matrix.packing.bits in (4, 8)
+            return Transposed if is_even and matrix.rows % 32 == 0 else Unpacked
         return Wide if (self._dtype or matrix.weight.dtype) == mx.float32 else Half
 
     def _unit(self, matrix: Matrix) -> tuple[mx.array, mx.array]:

@@ -189,7 +189,7 @@ class Unpacked:
     """x W^T + b for W packed in a way that cannot be transposed: one token as `Packed` does, many by BLAS."""
 
     def __init__(self, matrix: Matrix, pool: Pool) -> None:
-        self._packed, self._rows, self._pool = Packed(matrix), Rows(matrix), pool
+        self._packed, self._rows, self._pool = Packed(matrix), Rows(matrix, mx.float32), pool
         self._matrix = matrix
 
     def __call__(self, x: mx.array) -> mx.array:

@@ -13,7 +13,8 @@ from metalchat_engine_mlx.quantization import Packing
 class Matrix:
     """The weight of a linear map: `rows` outputs, `columns` inputs, and a bias for each row or None.
 
-    With a packing, `weight` is uint32 [rows, columns * bits / 32], scales and biases are [rows, columns / group_size].
+    With a packing, `weight` is uint32 [rows, columns * bits / 32], scales and biases are [rows, columns / group_size];
+    small floats have scales of 8 bits, which are no numbers, and no biases.
     Those of experts are stacked: one more axis comes first.
     """
 
@@ -48,7 +49,9 @@ class Matrix:
     def cast(self, dtype: mx.Dtype) -> "Matrix":
         """All that is not packed in another dtype."""
         weight = self.weight if self.packing else self.weight.astype(dtype)
-        return dataclasses.replace(self._each(lambda array: array.astype(dtype)), weight=weight)
+        cast = dataclasses.replace(self._each(lambda array: array.astype(dtype)), weight=weight)
+        is_affine = self.packing is None or self.packing.mode == "affine"
+        return cast if is_affine else dataclasses.replace(cast, scales=self.scales)
 
     def _each(self, change: Callable[[mx.array], mx.array]) -> "Matrix":
         def changed(array: mx.array | None) -> mx.array | None:
@@ -64,14 +67,14 @@ class Matrix:
 
     def select_columns(self, start: int, stop: int) -> "Matrix":
         """Some of the inputs, without the bias. The cuts fall between groups of a packed matrix."""
-        if self.packing is None or self.scales is None or self.biases is None:
+        if self.packing is None or self.scales is None:
             return Matrix(weight=self.weight[:, start:stop])
         bits, group = self.packing.bits, self.packing.group_size
         return Matrix(
             weight=self.weight[:, start * bits // 32 : stop * bits // 32],
             packing=self.packing,
             scales=self.scales[:, start // group : stop // group],
-            biases=self.biases[:, start // group : stop // group],
+            biases=None if self.biases is None else self.biases[:, start // group : stop // group],
         )
 
 

@@ -13,14 +13,20 @@ if TYPE_CHECKING:
 
 GROUP_SIZES = (32, 64, 128)
 BITS = (2, 3, 4, 5, 6, 8)
+# Modes of small floats that share a scale of 8 bits and have no bias, with their one group size and number of bits.
+FLOATS = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """Affine quantisation: `group_size` neighbours in a row share a scale and a bias; each takes `bits` bits."""
+    """Quantisation where `group_size` neighbours in a row share a scale and, if affine, a bias; each takes `bits` bits.
+
+    `mode` is MLX's, "affine" or one of FLOATS.
+    """
 
     group_size: int
     bits: int
+    mode: str = "affine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +49,11 @@ class Quantization:
         packings = {packing for packing in (self.default, *self.modules.values()) if packing is not None}
         if not packings:
             return None
-        bits = sorted({packing.bits for packing in packings})
-        groups = sorted({packing.group_size for packing in packings})
-        return f"{'/'.join(map(str, bits))}-bit, group {'/'.join(map(str, groups))}"
+        affine = [packing for packing in packings if packing.mode == "affine"]
+        bits = sorted({packing.bits for packing in affine})
+        groups = sorted({packing.group_size for packing in affine})
+        label = [f"{'/'.join(map(str, bits))}-bit, group {'/'.join(map(str, groups))}"] if affine else []
+        return "; ".join([*label, *sorted({packing.mode for packing in packings} - {"affine"})])
 
 
 def read_quantization(fields: "Fields") -> Quantization:
@@ -83,9 +91,15 @@ def _common(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _packing(fields: "Fields", where: str, table: Mapping[str, Any]) -> Packing:
     mode = table.get("mode", "affine")
-    if mode != "affine":
-        raise UnsupportedModel(f"'{fields.what}': '{where[:80]}.mode' is {str(mode)[:40]!a}, this engine runs 'affine'")
     group_size, bits = table.get("group_size"), table.get("bits")
+    if isinstance(mode, str) and mode in FLOATS:
+        size, width = FLOATS[mode]
+        if (group_size, bits) != (size, width):
+            fields.refuse(f"{where[:80]}.bits", bits, f"{width} in groups of {size} for {mode}")
+        return Packing(group_size=size, bits=width, mode=mode)
+    if mode != "affine":
+        runs = f"affine, {', '.join(FLOATS)}"
+        raise UnsupportedModel(f"'{fields.what}': '{where[:80]}.mode' is {str(mode)[:40]!a}, this engine runs {runs}")
     if isinstance(group_size, bool) or group_size not in GROUP_SIZES:
         fields.refuse(f"{where[:80]}.group_size", group_size, "32, 64 or 128")
     if isinstance(bits, bool) or bits not in BITS:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from metalchat_engine import InvalidModel, UnsupportedModel
 
 from metalchat_engine_mlx.config import ExpertSpec, ExpertsSpec, LayerSpec, LinearSpec, ModelConfig
-from metalchat_engine_mlx.quantization import Packing
+from metalchat_engine_mlx.quantization import FLOATS, Packing
 from metalchat_engine_mlx.schemes import Scheme
 from metalchat_engine_mlx.weights.header import Tensor
 
@@ -31,8 +31,11 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
         if scheme is not None and is_foreign(scheme, tensors, module):
             known |= _check_foreign(scheme, tensors, module, shape)
         elif f"{module}.scales" in tensors:
-            known |= {f"{module}.scales", f"{module}.biases"}
-            _check_packed(config.quantization.packing(module), tensors, module, shape)
+            packing = config.quantization.packing(module)
+            known |= (
+                {f"{module}.scales"} if packing and packing.mode in FLOATS else {f"{module}.scales", f"{module}.biases"}
+            )
+            _check_packed(packing, tensors, module, shape)
         else:
             _check(tensors, f"{module}.weight", shape, PLAIN)
         if bias:
@@ -127,6 +130,9 @@ def _check_packed(packing: Packing | None, tensors: Mapping[str, Tensor], module
         raise InvalidModel(f"'{module}' has {columns} columns, not a multiple of the group size {packing.group_size}")
     groups = (*outer, columns // packing.group_size)
     _check(tensors, f"{module}.weight", (*outer, columns * packing.bits // 32), ("U32",))
+    if packing.mode in FLOATS:
+        _check(tensors, f"{module}.scales", groups, ("U8",))
+        return
     _check(tensors, f"{module}.scales", groups, PLAIN)
     _check(tensors, f"{module}.biases", groups, PLAIN)
 

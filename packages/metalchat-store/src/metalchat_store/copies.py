@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from metalchat_store._adopt import adopt
@@ -90,11 +90,12 @@ def copy_repository(
     layout = Layout.of(home, kind)
     wanted = Filter(files=files, include=include, exclude=exclude)
     with (
-        fetching(layout, means, repository, revision=revision, authorize=authorize, progress=progress) as opened,
+        fetching(
+            layout, means, repository, revision=revision, authorize=authorize, progress=progress, kind=kind
+        ) as opened,
         disk_errors(to),
     ):
-        asked = replace(opened, context=replace(opened.context, kind=kind))
-        return _Copy(layout, asked, to.absolute(), wanted, force=force).run()
+        return _Copy(layout, opened, to.absolute(), wanted, force=force).run()
 
 
 class _Copy:

@@ -205,6 +205,15 @@ class Unpacks(Protocol):
 
 
 @runtime_checkable
+class ChecksAddresses(Protocol):
+    """A remote that can tell from an address alone that it names nothing there."""
+
+    def check_address(self, repository: str, *, kind: str) -> None:
+        """Raise `InvalidRepository` for what is no address of that kind; asks nobody."""
+        ...
+
+
+@runtime_checkable
 class Closes(Protocol):
     """A remote that holds connections."""
 

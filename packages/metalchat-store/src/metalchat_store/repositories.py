@@ -6,7 +6,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from metalchat_store._bring import brought
@@ -122,14 +122,20 @@ class Repositories:
         wanted = Filter(files=files, include=include, exclude=exclude)
         with (
             fetching(
-                self._layout, self._means, repository, revision=revision, authorize=authorize, progress=progress
+                self._layout,
+                self._means,
+                repository,
+                revision=revision,
+                authorize=authorize,
+                progress=progress,
+                kind=self.kind,
             ) as opened,
             disk_errors(self._layout.home),
         ):
             if isinstance(opened.remote, Unpacks):
                 raise InvalidRepository(f"'{opened.source.scheme}:' addresses carry models, no {self.kind}s")
             self._layout.prepare()
-            return self._pull(replace(opened, context=replace(opened.context, kind=self.kind)), wanted)
+            return self._pull(opened, wanted)
 
     def list(self) -> tuple[Kept, ...]:
         """All of them, by id; nothing is hashed."""

@@ -9,7 +9,7 @@ from metalchat_store._backoff import Backoff
 from metalchat_store._download import remote_errors
 from metalchat_store.discovery import load_remote
 from metalchat_store.errors import InvalidRepository, NetworkError
-from metalchat_store.remote import Closes, Listing, Remote, RemoteContext
+from metalchat_store.remote import ChecksAddresses, Closes, Listing, Remote, RemoteContext
 from metalchat_store.selection import split_file
 
 _VERSION = re.compile(r"[A-Za-z0-9!+._-]{1,128}")
@@ -72,12 +72,28 @@ def normalise(repository: str) -> str:
         raise InvalidRepository(str(error)) from error
 
 
+def check_address(
+    repository: str, *, kind: str = "model", remotes: Remotes | None = None, environ: Mapping[str, str]
+) -> None:
+    """Whether an address can name a repository of that kind, as far as that is known without asking anybody.
+
+    Raises `InvalidRepository`, `RemoteNotFound`, `RemoteConflict`, `IncompatibleRemote`.
+    """
+    with opened(parse_source(repository), {} if remotes is None else remotes, environ, kind=kind):
+        return
+
+
 @contextmanager
-def opened(source: Source, remotes: Remotes, environ: Mapping[str, str]) -> Iterator[Remote]:
-    """The remote for an address, closed at the end."""
+def opened(
+    source: Source, remotes: Remotes, environ: Mapping[str, str], *, kind: str | None = None
+) -> Iterator[Remote]:
+    """The remote for an address, closed at the end; `InvalidRepository` if it is none of something of that `kind`."""
     factory = remotes.get(source.scheme)
     remote = load_remote(source.scheme, environ) if factory is None else factory()
     try:
+        if kind is not None and isinstance(remote, ChecksAddresses):
+            with remote_errors(source.address):
+                remote.check_address(source.address, kind=kind)
         yield remote
     finally:
         if isinstance(remote, Closes):

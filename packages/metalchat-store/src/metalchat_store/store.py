@@ -105,8 +105,11 @@ class Store(Adopting, Versions, Upkeep):
             return find(self._entries, reference)
 
     def lookup(self, repository: str) -> Entry | None:
-        """The undamaged model that was pulled from that address; None if there is none."""
-        from metalchat_store.sources import normalise, parse_source
+        """The undamaged model that was pulled from that address; None if there is none.
+
+        Raises `InvalidRepository` for an address that can be none of a model's, and what else stands before a pull.
+        """
+        from metalchat_store.sources import check_address, normalise, parse_source
 
         source = parse_source(repository)
         for entry in self.list():
@@ -114,6 +117,7 @@ class Store(Adopting, Versions, Upkeep):
                 continue
             if source.means(normalise(entry.spec.repository), entry.commit):
                 return entry
+        check_address(repository, remotes=self._remotes, environ=self._environ)
         return None
 
     def remove(self, reference: str) -> Entry:

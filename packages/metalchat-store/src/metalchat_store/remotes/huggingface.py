@@ -33,6 +33,10 @@ class HuggingFaceRemote:
         self._pushes: dict[Destination, HubPush] = {}
         self._lock = Lock()
 
+    def check_address(self, repository: str, *, kind: str) -> None:
+        """`InvalidRepository` unless the address is that of a repository of the kind."""
+        parse_repository(repository, kind)
+
     def list(self, repository: str, *, revision: str | None, context: RemoteContext) -> Listing:
         """The files at the commit that `revision` (else the address, else `main`) names when this is called."""
         model = parse_repository(repository, context.kind)

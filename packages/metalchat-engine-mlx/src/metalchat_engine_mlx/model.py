@@ -110,7 +110,7 @@ class MlxModel:
         if room < 1:
             raise ContextTooLong(
                 f"the prompt has {len(tokens)} tokens, and the context length is {self._context_length};"
-                " shorten the prompt or raise context_length",
+                " shorten the prompt",
                 option="context_length",
             )
         with self._translated():

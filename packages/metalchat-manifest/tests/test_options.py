@@ -1,7 +1,7 @@
 """Options of a model's config.json, given as text."""
 
 import pytest
-from metalchat_manifest import KNOWN_OPTIONS, InvalidSetting, UnknownOption, parse_option, parse_value
+from metalchat_manifest import KNOWN_OPTIONS, InvalidSetting, UnknownOption, nearest_key, parse_option, parse_value
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,27 @@ def test_the_text_of_any_key_becomes_its_value(key, text, value):
     assert (parsed, type(parsed)) == (value, type(value))
     with pytest.raises(InvalidSetting):
         parse_value("nothing.at.all", "1")
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("inference.sampling.temprature", "inference.sampling.temperature"),
+        ("sampling.top_p", "inference.sampling.probability"),
+        ("context_length", "inference.max_sequence_length"),
+        ("engine.nam", "engine.name"),
+        ("options.rms_norm_ep", "options.rms_norm_eps"),
+        ("rms_norm_eps", "options.rms_norm_eps"),
+        ("inference.sampling.temperature", None),
+        ("options.rms_norm_eps", None),
+        ("engine.mlx.temperature", None),
+        ("tools.temperature", None),
+        ("options.temprature", None),
+        ("nothing.like.it", None),
+        ("", None),
+        (".", None),
+        ("x" * 10_000, None),
+    ],
+)
+def test_the_key_that_was_meant(key, meant):
+    assert nearest_key(key) == meant

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from metalchat_manifest.options import KNOWN_OPTIONS, parse_option
     from metalchat_manifest.repository import identifier, legacy_identifier, normalise_repository
     from metalchat_manifest.resolution import DEFAULTS, Ignored, Resolved, resolve
-    from metalchat_manifest.schema import KEYS, Key, parse_value
+    from metalchat_manifest.schema import KEYS, Key, nearest_key, parse_value
     from metalchat_manifest.scopes import Origin, Scope, Setting, find_local, global_path, model_path
     from metalchat_manifest.spec import ModelSpec
     from metalchat_manifest.values import Value
@@ -73,6 +73,7 @@ __all__ = [
     "identifier",
     "legacy_identifier",
     "model_path",
+    "nearest_key",
     "normalise_repository",
     "parse_option",
     "parse_value",
@@ -91,7 +92,7 @@ _MODULES = {
     "model_files": ("ModelFile", "read_config", "read_generation_config"),
     "options": ("KNOWN_OPTIONS", "parse_option"),
     "resolution": ("DEFAULTS", "Ignored", "Resolved", "resolve"),
-    "schema": ("KEYS", "Key", "parse_value"),
+    "schema": ("KEYS", "Key", "nearest_key", "parse_value"),
     "scopes": ("Origin", "Scope", "Setting", "find_local", "global_path", "model_path"),
     "spec": ("ModelSpec",),
     "values": ("Value",),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from metalchat_manifest._nearest import nearest
 from metalchat_manifest._text import is_printable, quoted
 from metalchat_manifest.errors import InvalidSetting
-from metalchat_manifest.options import option_problem, parse_option
+from metalchat_manifest.options import KNOWN_OPTIONS, option_problem, parse_option
 from metalchat_manifest.values import Value, describe, from_text, infer, is_value
 
 
@@ -95,6 +95,24 @@ def misspelling(key: str) -> str | None:
         return None
     close = nearest(name, names_in(table))
     return f"{table}.{close}" if close else None
+
+
+def nearest_key(key: str) -> str | None:
+    """The known dotted key that `key`, which may lack its table or have another, was meant to be.
+
+    None where `key` is known, belongs to an engine or another package, or is far from all.
+    """
+    table, _, name = key.rpartition(".")
+    if key in KEYS or (table == "options" and name in KNOWN_OPTIONS):
+        return None
+    if (meant := misspelling(key)) is not None:
+        return meant
+    if key.partition(".")[0] in OPEN_TABLES - {"options"}:
+        return None
+    options = {option: f"options.{option}" for option in KNOWN_OPTIONS}
+    ends = options if table == "options" else options | {known.rpartition(".")[2]: known for known in KEYS}
+    close = nearest(name, ends)
+    return ends[close] if close else None
 
 
 def check_setting(key: str, value: object) -> None:

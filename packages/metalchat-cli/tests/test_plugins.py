@@ -22,7 +22,7 @@ Register = Callable[..., None]
 def explosive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A distribution with a plug-in of every kind, whose module leaves a file and raises when it is imported."""
     where = tmp_path / "explosive"
-    kinds = ("engines", "credentials", "remotes", "commands", "tools")
+    kinds = ("engines", "credentials", "remotes", "commands")
     write_distribution(
         where, "explosive", {f"metalchat.{kind}": {"bang": "explosive_module:x"} for kind in kinds}, version="2.0"
     )
@@ -35,7 +35,7 @@ def explosive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_everything_installed_is_listed_without_being_imported(cli: Cli, explosive: str) -> None:
     lines = cli("plugins").out.splitlines()
-    for kind in ("engine", "credentials", "remote", "command", "tools"):
+    for kind in ("engine", "credentials", "remote", "command"):
         assert f"{kind}  bang  explosive 2.0" in lines
     assert any(line.startswith("engine  mlx  metalchat-engine-mlx ") for line in lines)
     assert any(line.startswith("remote  https  metalchat-store ") for line in lines)

@@ -263,4 +263,23 @@ def test_the_model_is_closed_after_the_answer_and_after_an_error(cli: Cli, check
 
 def test_a_prompt_beyond_the_context_is_refused_in_one_line(fails: Cli, engine: Recording) -> None:
     manifest("[inference]\nmax_sequence_length = 4\n")
-    assert "context_length is 4" in fails(2, "prompt", "-c", "one two three four five")
+    line = fails(2, "prompt", "-c", "one two three four five")
+    assert "context_length is 4" in line
+    assert line.endswith(", or raise inference.max_sequence_length, which is 4")
+
+
+def test_a_limit_of_the_model_itself_is_no_setting_to_raise(
+    fails: Cli, checked_out: str, use_engine: Callable[[Any], Any]
+) -> None:
+    use_engine(EchoEngine(context_length=4))
+    assert "max_sequence_length" not in fails(2, "prompt", "-c", "one two three four five")
+    manifest("[inference]\nmax_sequence_length = 8\n")
+    assert "max_sequence_length" not in fails(2, "prompt", "-c", "one two three four five")
+
+
+def test_a_probability_of_0_names_the_key_that_has_it(fails: Cli, cli: Cli, engine: Recording) -> None:
+    manifest("[inference.sampling]\nprobability = 0\n")
+    says = "'inference.sampling.probability' is 0.0, expected a number above 0, up to 1"
+    assert says in fails(2, "prompt", "-c", "Hello")
+    assert engine.loads == []
+    assert cli("prompt", "-c", "Hello", "--top-p", "0.5").code == 0

@@ -117,6 +117,18 @@ def test_a_wrong_option_changes_nothing_and_says_what_is_expected(
 def test_what_is_not_set_is_not_found(fails: Cli, checked_out: str) -> None:
     assert "option 'rms_norm_eps' is not set in any scope" in fails(4, "options", "get", "rms_norm_eps")
     assert "option 'rms_norm_eps' is not set in " in fails(4, "options", "unset", "rms_norm_eps")
+    for key, meant in [
+        ("inference.sampling.temprature", "inference.sampling.temperature"),
+        ("inference.sampling.top_p", "inference.sampling.probability"),
+        ("sampling.temperature", "inference.sampling.temperature"),
+        ("temperature", "inference.sampling.temperature"),
+        ("inference.context_length", "inference.max_sequence_length"),
+        ("options.rms_norm_ep", "options.rms_norm_eps"),
+    ]:
+        line = fails(4, "config", "explain", key)
+        assert line.endswith(f"'{key}' is not set anywhere; did you mean '{meant}'?")
+    for key in ("options.rms_norm_eps", "engine.mlx.kv_bits", "nothing.like.it", "a"):
+        assert "did you mean" not in fails(4, "config", "explain", key)
     line = fails(4, "config", "explain", "inference.sampling.seed")
     assert "'inference.sampling.seed' is not set anywhere. 'metalchat config list' shows what is set" in line
 

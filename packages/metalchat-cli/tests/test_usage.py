@@ -50,6 +50,8 @@ Cli = Callable[..., Any]
         (["prompt", "-c", "Hello", "--temperature", "nan"], "--temperature is nan, expected a number from 0 to 100"),
         (["prompt", "-c", "Hello", "--temperature", "-1"], "--temperature is -1.0, expected a number from 0 to 100"),
         (["prompt", "-c", "Hello", "--top-p", "1.5"], "--top-p is 1.5, expected a number from 0 to 1"),
+        (["prompt", "-c", "Hello", "--top-p", "0"], "--top-p is 0.0, expected a number above 0, up to 1"),
+        (["chat", "--top-p", "0"], "--top-p is 0.0, expected a number above 0, up to 1"),
         (["prompt", "-c", "Hello", "--top-k", "-1"], "--top-k is -1, expected an integer from 0"),
         (["prompt", "-c", "Hello", "--seed", "-1"], "--seed is -1, expected an integer from 0"),
         (["prompt", "-c", "Hello", "--seed", "1.5"], ' error: Invalid value for --seed: "1.5" is not an integer. See'),

@@ -11,8 +11,21 @@ from metalchat_cli import errors, frozen, home
 
 if TYPE_CHECKING:
     from cyclopts import Token
-    from metalchat_engine import Engine, EngineSettings, GenerationRequest, Message, Model, ModelSource, Sampling
+    from metalchat_engine import (
+        ContextTooLong,
+        Engine,
+        EngineSettings,
+        GenerationRequest,
+        Message,
+        Model,
+        ModelSource,
+        Sampling,
+    )
     from metalchat_manifest import Resolved, Value
+
+_TOP_P = "inference.sampling.probability"
+_LENGTH = "inference.max_sequence_length"
+_NOTHING_LEFT = "is 0.0, expected a number above 0, up to 1"
 
 
 def _whole(_type: object, tokens: "Sequence[Token]") -> int:
@@ -36,6 +49,16 @@ class Session:
     sampling: "Sampling"
     system: str | None
     max_tokens: int | None
+    resolved: "Resolved"
+
+    def too_long(self, error: "ContextTooLong") -> str:
+        """What can be done about a prompt that is too long: the setting is named where it is what limits."""
+        layers = self.resolved.explain(_LENGTH)
+        own = [layer.value for layer in layers if layer.origin.scope == "config.json"]
+        limit = self.model.info.context_length
+        if not layers or layers[-1].value != limit or any(value == limit for value in own):
+            return str(error)
+        return f"{error}, or raise {_LENGTH}, which is {limit}"
 
     def request(self, messages: "tuple[Message, ...]", conversation: str | None = None) -> "GenerationRequest":
         """The request for the next answer to `messages`, the system prompt put in front unless they bring one."""
@@ -96,6 +119,8 @@ class Choices:
         for option, (key, value) in self._keys().items():
             if value is not None:
                 problem = KEYS[key].problem(value)
+                if key == _TOP_P and value == 0:
+                    problem = _NOTHING_LEFT
                 if problem is not None:
                     raise errors.Usage(f"--{option} {problem}")
                 keys[key] = value
@@ -111,7 +136,7 @@ class Choices:
         return {
             "engine": ("engine.name", self.engine),
             "temperature": ("inference.sampling.temperature", self.temperature),
-            "top-p": ("inference.sampling.probability", self.top_p),
+            "top-p": (_TOP_P, self.top_p),
             "top-k": ("inference.sampling.k", self.top_k),
             "seed": ("inference.sampling.seed", self.seed),
         }
@@ -131,9 +156,10 @@ def opened(choices: Choices) -> Iterator[Session]:
     if frozen.wanted(choices.frozen):
         home.store().check_lock(frozen.locked(resolved))
     system = (choices.system or None) if choices.system is not None else resolved.system_prompt()
+    chosen = sampling(resolved)
     engine, source, engine_settings = engine_for(resolved)
     with engine.load(source, engine_settings) as model:
-        yield Session(model=model, sampling=sampling(resolved), system=system, max_tokens=choices.max_tokens)
+        yield Session(model=model, sampling=chosen, system=system, max_tokens=choices.max_tokens, resolved=resolved)
 
 
 def settings(choices: Choices) -> "Resolved":
@@ -154,7 +180,7 @@ def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettin
         path = home.store().path(resolved.model.id)
     table = dict(resolved.section("engine"))
     engine = load_engine(str(table.pop("name", "mlx")))
-    length = resolved.setting("inference.max_sequence_length")
+    length = resolved.setting(_LENGTH)
     chosen = length is not None and length.origin.scope != "config.json"
     options = {name: setting.value for name, setting in resolved.options().items()}
     return (
@@ -169,11 +195,17 @@ def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettin
 
 
 def sampling(resolved: "Resolved") -> "Sampling":
-    """The [inference.sampling] in force as the engine's contract has it; what nothing sets is left to the engine."""
+    """The [inference.sampling] in force as the engine's contract has it; what nothing sets is left to the engine.
+
+    Raises:
+        Usage: no token could be sampled.
+    """
     from metalchat_engine import Sampling
 
     table: Mapping[str, Value] = resolved.section("inference.sampling")
     greedy = table.get("type") == "greedy"
+    if not greedy and table.get("probability") == 0:
+        raise errors.Usage(f"'{_TOP_P}' {_NOTHING_LEFT}")
     seed, top_k = table.get("seed"), table.get("k")
     return Sampling(
         temperature=0.0 if greedy else _number(table, "temperature"),

@@ -36,7 +36,7 @@ def chat(*, choices: Chosen = session.NO_CHOICES) -> None:
                 try:
                     said = answer.stream(opened.model, opened.request(asked, conversation="chat"))
                 except ContextTooLong as error:
-                    terminal.note(f"{error}. /reset forgets the conversation", "yellow")
+                    terminal.note(f"{opened.too_long(error)}. /reset forgets the conversation", "yellow")
                     continue
                 if said.finish is None and not asked_by_a_person:
                     raise KeyboardInterrupt

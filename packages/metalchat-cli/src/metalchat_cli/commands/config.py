@@ -43,7 +43,11 @@ def explain(key: str, /, *, json: bool = False) -> None:
         )
         return
     if not layers:
-        raise errors.NotSet(f"'{key}' is not set anywhere. 'metalchat config list' shows what is set")
+        from metalchat_manifest import nearest_key
+
+        meant = nearest_key(key)
+        hint = ". 'metalchat config list' shows what is set" if meant is None else f"; did you mean '{meant}'?"
+        raise errors.NotSet(f"'{key}' is not set anywhere{hint}")
     for layer, ignored in layers:
         mark = "-" if ignored else "*" if layer is layers[-1][0] else " "
         where = _where(layer) + (f"  not in force: {ignored}" if ignored else "")

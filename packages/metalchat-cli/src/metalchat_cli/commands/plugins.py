@@ -7,12 +7,11 @@ GROUPS = {
     "credentials": "metalchat.credentials",
     "remote": "metalchat.remotes",
     "command": "metalchat.commands",
-    "tools": "metalchat.tools",
 }
 
 
 def plugins(*, json: bool = False) -> None:
-    """List the engines, credential backends, remotes, commands and tools that are installed.
+    """List the engines, credential backends, remotes and commands that are installed.
 
     Parameters
     ----------

@@ -48,11 +48,14 @@ def prompt(
     if not text.strip():
         raise errors.Usage("the prompt is empty. Give it as -c TEXT, a file, or on standard input")
     constraint = None if schema is None else schemas.read(schema)
-    from metalchat_engine import Message
+    from metalchat_engine import ContextTooLong, Message
 
     with session.opened(choices) as opened:
         request = replace(opened.request((Message.user(text),)), constraint=constraint)
-        said = answer.stream(opened.model, request, as_json=constraint is not None)
+        try:
+            said = answer.stream(opened.model, request, as_json=constraint is not None)
+        except ContextTooLong as error:
+            raise errors.Usage(opened.too_long(error)) from error
     if said.finish is None:
         raise KeyboardInterrupt
     if stats:

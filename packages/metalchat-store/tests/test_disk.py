@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from metalchat_store import DiskError, Store
+from metalchat_store import DiskError, Repositories, Store
 from metalchat_store._files import disk_errors
 from metalchat_store.testing import MemoryRemote
 from metalchat_store.testing.memory import tiny_model
@@ -72,12 +72,36 @@ def test_S_7_space_that_vanishes_meanwhile_is_the_same_error_and_keeps_the_rest(
         (errno.EIO, "cannot write to /x/y: input/output error"),
         (errno.ENAMETOOLONG, "cannot write to /x/y: file name too long"),
         (errno.ENOENT, "cannot read /x/y: no such file or directory"),
+        (errno.EINVAL, "cannot read /x/y: invalid argument"),
     ],
 )
 def test_S_7_every_failure_of_the_disk_is_one_line(tmp_path: Path, code: int, words: str) -> None:
     with pytest.raises(DiskError) as caught, disk_errors(tmp_path):
         raise OSError(code, os.strerror(code), "/x/y")
     assert str(caught.value) == words
+
+
+def test_S_7_who_only_reads_is_told_of_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    store, kept = Store(tmp_path, environ={}), Repositories(tmp_path, "dataset", environ={})
+    monkeypatch.setattr(os, "listdir", refuse)
+    for ask in (
+        store.list,
+        lambda: store.find("a"),
+        lambda: store.lookup("memory://host/a"),
+        lambda: store.path("a"),
+        lambda: store.verify("a"),
+        lambda: store.history("a"),
+        lambda: store.why("a" * 64),
+        store.pinned,
+        store.usage,
+        kept.list,
+        lambda: kept.path("a"),
+    ):
+        with pytest.raises(DiskError, match=r"^cannot read .*: permission denied$"):
+            ask()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

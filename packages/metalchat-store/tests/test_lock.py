@@ -100,6 +100,23 @@ def test_a_lock_that_is_a_link_is_not_read_and_not_followed(lock: Lock, tmp_path
     assert target.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.write_bytes(bytes((16 << 20) + 1)), "larger than allowed"),
+        (os.mkfifo, "not a regular file"),
+        (lambda path: path.symlink_to("x"), "it is a link"),
+        (lambda path: path.mkdir(), "not a regular file"),
+    ],
+)
+def test_a_lock_that_cannot_be_read_says_so_once(tmp_path: Path, make: Callable[[Path], object], reason: str) -> None:
+    path = tmp_path / "metalchat.lock"
+    make(path)
+    with pytest.raises(InvalidLock) as caught:
+        Lock.read(path)
+    assert str(caught.value) == f"'{path}' cannot be read: {reason}"
+
+
 def test_a_write_that_fails_leaves_the_old_lock(lock: Lock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metalchat.lock"
     path.write_text("old")

@@ -189,8 +189,10 @@ def no_space(home: Path, needed: int | None) -> DiskError:
 
 
 @contextmanager
-def disk_errors(home: Path, needed: Callable[[], int | None] = lambda: None) -> Iterator[None]:
-    """The one place where an `OSError` becomes a `DiskError` of one line."""
+def disk_errors(
+    home: Path, needed: Callable[[], int | None] = lambda: None, *, reading: bool = False
+) -> Iterator[None]:
+    """The one place where an `OSError` becomes a `DiskError` of one line. `reading`: nothing is written here."""
     try:
         yield
     except OSError as error:
@@ -208,5 +210,6 @@ def disk_errors(home: Path, needed: Callable[[], int | None] = lambda: None) -> 
             errno.EPERM: "not permitted",
         }
         reason = reasons.get(code or 0) or (error.strerror or type(error).__name__).lower()
-        verb = "read" if code in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR) else "write to"
+        reading |= code in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EINVAL)
+        verb = "read" if reading else "write to"
         raise DiskError(f"cannot {verb} {place}: {reason}") from error

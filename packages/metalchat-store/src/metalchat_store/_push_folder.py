@@ -55,7 +55,7 @@ def collect(wanted: Wanted, *, own: bytes, seen: Callable[[str, int, int | None]
     path, prefix = wanted.path, _prefix(wanted.to)
     patterns = Filter(include=wanted.include, exclude=wanted.exclude)
     ignored: list[str] = []
-    with disk_errors(path):
+    with disk_errors(path, reading=True):
         try:
             root = path.resolve(strict=True)
         except FileNotFoundError:

@@ -40,7 +40,7 @@ def announce(name: str, path: Path, expected: Identity, *, own: bytes, seen: Cal
     search = SecretSearch(name, own, huge=not small)
     sha256, offset, sample = hashlib.sha256(), 0, b""
     git = hashlib.sha1(b"blob %d\0" % expected.size, usedforsecurity=False) if small else None
-    with disk_errors(path):
+    with disk_errors(path, reading=True):
         descriptor = open_regular(path)
         try:
             _same(descriptor, expected, name)
@@ -80,7 +80,7 @@ class Source:
 
     def read(self, start: int, length: int) -> Iterator[bytes]:
         """The bytes from `start` on; the last block of the file only once all of it is known to be the same."""
-        with disk_errors(self._path):
+        with disk_errors(self._path, reading=True):
             descriptor = open_regular(self._path)
         try:
             _same(descriptor, self._identity, self._name)
@@ -103,7 +103,7 @@ class Source:
 
     def _blocks(self, descriptor: int, start: int, end: int) -> Iterator[bytes]:
         while start < end:
-            with disk_errors(self._path):
+            with disk_errors(self._path, reading=True):
                 block = os.pread(descriptor, min(BLOCK, end - start), start)
             if not block:
                 raise changed(self._name)

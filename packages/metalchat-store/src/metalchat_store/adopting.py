@@ -27,7 +27,7 @@ class Adopting(Base):
         from metalchat_store.adoption import Adoption, Sharing
         from metalchat_store.caches import discover, look_into
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             have = self._repositories()
             found: list[Found] = []
             for folder in folders:

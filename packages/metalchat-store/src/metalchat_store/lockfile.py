@@ -1,5 +1,6 @@
 """`metalchat.lock`: the exact content of a model, by commit, size and SHA-256, to be committed beside a manifest."""
 
+import errno
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,15 +52,14 @@ class Lock:
 
     @classmethod
     def read(cls, path: Path) -> "Lock | None":
-        """The lock at `path`, None if there is none. Raises `InvalidLock`, `DiskError`."""
+        """The lock at `path`, None if there is none. Raises `InvalidLock`."""
         try:
-            with disk_errors(path.parent):
-                try:
-                    data = read_file(path, _LIMIT)
-                except (FileNotFoundError, NotADirectoryError):
-                    return None
-        except StoreError as error:
-            raise InvalidLock(f"'{path}' cannot be read: {error}") from error
+            data = read_file(path, _LIMIT)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            reason = "it is a link" if error.errno == errno.ELOOP else (error.strerror or "unknown reason").lower()
+            raise InvalidLock(f"'{path}' cannot be read: {reason}") from error
         return cls.parse(data, path)
 
     @classmethod

@@ -139,7 +139,7 @@ class Repositories:
 
     def list(self) -> tuple[Kept, ...]:
         """All of them, by id; nothing is hashed."""
-        with disk_errors(self._layout.home):
+        with disk_errors(self._layout.home, reading=True):
             return tuple(self._all())
 
     def find(self, reference: str) -> Kept:
@@ -178,7 +178,7 @@ class Repositories:
 
     def verify(self, reference: str, progress: Progress | None = None) -> KeptVerification:
         """Hash every file. What is damaged is remembered, and the next pull repairs it."""
-        with disk_errors(self._layout.home):
+        with disk_errors(self._layout.home, reading=True):
             kept = self.find(reference)
             snapshot = self._snapshots.read(kept.id, kept.commit) if kept.commit is not None else None
             if snapshot is None:
@@ -191,7 +191,7 @@ class Repositories:
 
     def path(self, reference: str) -> Path:
         """The folder, checked: what changed size, time or inode is hashed again. Raises `Corrupted`."""
-        with disk_errors(self._layout.home):
+        with disk_errors(self._layout.home, reading=True):
             kept = self.find(reference)
             snapshot = self._snapshots.read(kept.id, kept.commit) if kept.commit is not None else None
             damaged: tuple[str, ...] = (MANIFEST,)

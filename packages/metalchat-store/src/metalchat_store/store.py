@@ -56,7 +56,10 @@ class Store(Adopting, Versions, Upkeep):
         """What a pull would fetch. Raises as `pull` does; writes nothing."""
         from metalchat_store.pull import Pull
 
-        with self._fetching(repository, revision=revision, authorize=authorize) as fetching, disk_errors(self.home):
+        with (
+            self._fetching(repository, revision=revision, authorize=authorize) as fetching,
+            disk_errors(self.home, reading=True),
+        ):
             return Pull(fetching).plan()
 
     def describe(
@@ -74,7 +77,10 @@ class Store(Adopting, Versions, Upkeep):
         """
         from metalchat_store.pull import Pull
 
-        with self._fetching(repository, revision=revision, authorize=authorize) as fetching, disk_errors(self.home):
+        with (
+            self._fetching(repository, revision=revision, authorize=authorize) as fetching,
+            disk_errors(self.home, reading=True),
+        ):
             return Pull(fetching).describe(context)
 
     def search(
@@ -91,7 +97,7 @@ class Store(Adopting, Versions, Upkeep):
 
     def list(self) -> tuple[Entry, ...]:
         """All models, by id. Damaged ones are listed as such; nothing is hashed."""
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             return tuple(self._entries.all())
 
     def find(self, reference: str) -> Entry:
@@ -101,7 +107,7 @@ class Store(Adopting, Versions, Upkeep):
         """
         from metalchat_store.references import find
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             return find(self._entries, reference)
 
     def lookup(self, repository: str) -> Entry | None:
@@ -150,7 +156,7 @@ class Store(Adopting, Versions, Upkeep):
         from metalchat_store.snapshots import Snapshots
         from metalchat_store.types import FileCheck
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             entry = self.find(reference)
             snapshot = Snapshots(self._layout).read(entry.id, entry.commit)
             if snapshot is None:
@@ -175,7 +181,7 @@ class Store(Adopting, Versions, Upkeep):
         from metalchat_store.checks import corrupted, examine, record
         from metalchat_store.snapshots import Snapshots
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             entry = self.find(reference)
             if entry.spec is None or (entry.damaged is not None and entry.size is None):
                 raise corrupted(entry)

@@ -31,7 +31,7 @@ class Upkeep(Base):
         """
         from metalchat_store.collect import Collector
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=dry_run):
             if not dry_run:
                 self._layout.prepare()
             collector = Collector(self._layout, now=self._now(), grace=grace, changing=self._changing, dry_run=dry_run)
@@ -41,7 +41,7 @@ class Upkeep(Base):
         """Where the bytes are, and how many `gc` would free."""
         from metalchat_store.usage import measure
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             return measure(self._layout, self.gc(dry_run=True))
 
     def why(self, text: str) -> "tuple[Keeper, ...]":
@@ -51,7 +51,7 @@ class Upkeep(Base):
         """
         from metalchat_store.why import keepers
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             return keepers(self._layout, text)
 
     def pin(self, reference: str) -> Entry:
@@ -74,7 +74,7 @@ class Upkeep(Base):
         """The ids of all pinned models."""
         from metalchat_store.roots import Roots
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             return Roots(self._layout).pinned()
 
     def register(self, manifest: Path, id: str) -> None:

@@ -79,7 +79,7 @@ class Versions(Base):
         """What the sources of the models (default: of all) have now. A source that fails is an answer like others."""
         from metalchat_store.updates import Availability
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             entries = [find(self._entries, reference) for reference in references] or list(self._entries.all())
             found = []
             for entry in entries:
@@ -99,7 +99,7 @@ class Versions(Base):
         from metalchat_store.snapshots import Snapshots
         from metalchat_store.updates import plan_update
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             entry = self._pulled(reference)
             snapshot = Snapshots(self._layout).read(entry.id, entry.commit)
             with self._fetching(_repository(entry), revision=self._revision(entry), authorize=authorize) as fetching:
@@ -152,7 +152,7 @@ class Versions(Base):
         """The commits that `rollback` can go to, the one before the last update first."""
         from metalchat_store.snapshots import Snapshots
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             entry = find(self._entries, reference)
             found = {snapshot.commit: snapshot for snapshot in Snapshots(self._layout).of(entry.id)}
             previous = found[entry.commit].previous if entry.commit in found else None
@@ -165,7 +165,7 @@ class Versions(Base):
         from metalchat_store.blobs import Blobs
         from metalchat_store.lockfile import Lock, LockedFile
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             entry = self._pulled(reference)
             snapshot = self._sound(entry)
             template, tokenizer = snapshot_digests(Blobs(self._layout.blobs), snapshot)
@@ -180,7 +180,7 @@ class Versions(Base):
         """
         from metalchat_store.selection import short_name
 
-        with disk_errors(self.home):
+        with disk_errors(self.home, reading=True):
             name = short_name(lock.spec.repository)
             try:
                 entry = self._entries.read(lock.spec.id)

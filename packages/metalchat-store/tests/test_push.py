@@ -302,6 +302,17 @@ def test_nobody_pushes_without_a_credential(hub: FakeHub, folder: Path) -> None:
     assert hub.requests == []
 
 
+def test_a_path_that_is_not_there_is_said_before_a_credential_is_asked_for(hub: FakeHub, folder: Path) -> None:
+    def authorize(_url: str) -> str | None:
+        raise AssertionError("no credential is needed to see that")
+
+    for path in (folder / "none", folder / "config.json" / "none"):
+        for ask in (push, plan_push):
+            with pytest.raises(InvalidPush, match=r"none' does not exist$") as caught:
+                ask(path, f"{hub.url}/alice/m", authorize=authorize, environ={})
+            assert caught.value.exit_code == 2
+
+
 @pytest.mark.parametrize("path", ["preupload", "/commit/", "objects/batch", "objects/verify"])
 @pytest.mark.parametrize(("status", "text"), [(401, "refused the credential"), (403, "may not write to 'alice/m'")])
 def test_a_credential_that_may_not_write_is_named(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from metalchat_store._files import disk_errors
 from metalchat_store._push_folder import Wanted
 from metalchat_store._push_run import Pushing
 from metalchat_store.errors import InvalidPush, InvalidRepository
@@ -87,6 +88,11 @@ def _prepared(path: Path, repository: str, authorize: Authorizer, options: PushO
     environ = options.get("environ", os.environ)
     progress = options.get("progress")
     clock = options.get("clock", time.monotonic)
+    with disk_errors(path, reading=True):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise InvalidPush(f"'{path}' does not exist") from None
     source = parse_source(repository)
     if source.gguf is not None or source.version is not None:
         raise InvalidRepository("files are pushed to a repository, not to one of its files or versions")

@@ -345,6 +345,12 @@ def test_usage_counts_every_byte_once(store: Store, entry: Entry, remote: Memory
     assert (usage.partials, usage.quarantine, usage.elsewhere, usage.reclaimable) == (0, 0, 0, 0)
     inodes = {(path.lstat().st_ino, path.lstat().st_size) for path in store.home.rglob("*") if path.is_file()}
     assert usage.total == sum(size for _, size in inodes)
+    (store.home / "cache" / "prefixes").mkdir(parents=True)
+    (store.home / "cache" / "prefixes" / "x").write_bytes(bytes(300))
+    after = store.usage()
+    assert (after.cache, after.other, after.total) == (300, usage.other, usage.total + 300)
+    assert store.gc(grace=-1).bytes == 0
+    assert (store.home / "cache" / "prefixes" / "x").exists()
     big = next(path for path in (store.home / "blobs").rglob("*") if path.is_file() and path.stat().st_size == 200_000)
     os.link(big, tmp_path / "elsewhere")
     assert store.usage().elsewhere == 200_000

@@ -44,6 +44,11 @@ class Layout:
         return self.home / "quarantine"
 
     @property
+    def cache(self) -> Path:
+        """What engines keep between runs; it has a quota of its own, and `gc` leaves it alone."""
+        return self.home / "cache"
+
+    @property
     def roots(self) -> Path:
         """Which manifests and locks are known, and which models are pinned."""
         return self.home / "roots"

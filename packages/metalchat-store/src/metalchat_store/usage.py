@@ -16,7 +16,7 @@ class Usage:
     """Bytes on the disk, each counted once, at the first of these places that has it.
 
     `blobs`: content. `entries`: what model folders have beside it. `partials`: what is on its way. `quarantine`:
-    damaged content. `other`: everything else below the home.
+    damaged content. `cache`: what engines keep between runs. `other`: everything else below the home.
     `models` is what all models together would take without sharing; `shared` of it is saved, since models share
     content with each other. `elsewhere` bytes of `blobs` have another name outside of the store and stay on the disk
     if they are deleted here. `reclaimable` is what `gc` would free now.
@@ -28,6 +28,7 @@ class Usage:
     entry_count: int
     partials: int
     quarantine: int
+    cache: int
     other: int
     models: int
     shared: int
@@ -37,7 +38,7 @@ class Usage:
     @property
     def total(self) -> int:
         """All bytes below the home."""
-        return self.blobs + self.entries + self.partials + self.quarantine + self.other
+        return self.blobs + self.entries + self.partials + self.quarantine + self.cache + self.other
 
 
 def measure(layout: Layout, reclaimable: Collected) -> Usage:
@@ -46,7 +47,7 @@ def measure(layout: Layout, reclaimable: Collected) -> Usage:
     sizes: dict[str, int] = {}
     linked: dict[tuple[int, int], tuple[int, int]] = {}  # blobs with several names: how many, and the size
     count = models = distinct = 0
-    places = (layout.blobs.parent, layout.models, layout.partial, layout.quarantine, layout.home)
+    places = (layout.blobs.parent, layout.models, layout.partial, layout.quarantine, layout.cache, layout.home)
     seen_in_models: set[tuple[int, int]] = set()
     for place in places:
         skipped = {str(inner) for inner in places if inner != place} if place == layout.home else set()
@@ -66,7 +67,7 @@ def measure(layout: Layout, reclaimable: Collected) -> Usage:
                     seen_in_models.add(key)
                     distinct += facts.st_size
         sizes[str(place)] = total
-    blobs, entries, partials, quarantine, other = (sizes[str(place)] for place in places)
+    blobs, entries, partials, quarantine, cache, other = (sizes[str(place)] for place in places)
     return Usage(
         blobs=blobs,
         blob_count=count,
@@ -74,6 +75,7 @@ def measure(layout: Layout, reclaimable: Collected) -> Usage:
         entry_count=sum(1 for _ in _folders(layout.models)),
         partials=partials,
         quarantine=quarantine,
+        cache=cache,
         other=other,
         models=models,
         shared=models - distinct,

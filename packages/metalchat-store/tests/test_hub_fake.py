@@ -277,3 +277,28 @@ def test_models_are_searched_by_name_and_owner(hub: FakeHub, client: httpx.Clien
     mine = client.get("/api/models?author=bob", headers={"Authorization": "Bearer hf_bob"})
     assert [model["id"] for model in json.loads(mine.content)] == ["bob/other"]
     assert client.get("/api/models?search=zzz").json() == []
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"G\xc3\x8bT / HTTP/1.1\r\n\r\n",
+        b"GET /api/models/\xff HTTP/1.1\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: many\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    ],
+)
+def test_a_request_that_is_none_is_answered_with_400(hub: FakeHub, request_: bytes) -> None:
+    parts = urlsplit(hub.url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=5) as connection:
+        connection.sendall(request_)
+        with connection.makefile("rb") as answer:
+            assert answer.read().startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+@pytest.mark.parametrize("query", ["cursor=x", "cursor=-1", "limit=%C2%B2", "limit=0", "cursor=1e3"])
+def test_a_page_that_is_no_number_is_answered_with_400(client: httpx.Client, query: str) -> None:
+    assert client.get(f"/api/models/alice/m/tree/main?{query}").status_code == 400
+    assert client.get("/api/models/alice/m/tree/main?limit=1").status_code == 200

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from metalchat_store.testing.hub_state import Content, HubState, Repo, Token, git_sha1, sha256
@@ -228,8 +228,8 @@ class ReadRoutes:
 
     def _page(self, request: Recorded, items: list[dict[str, object]]) -> Reply:
         query = request.query
-        size = min(int(query.get("limit") or self._state.page_size), self._state.page_size)
-        start = int(query.get("cursor") or 0)
+        size = min(_number(query, "limit", self._state.page_size, least=1), self._state.page_size)
+        start = _number(query, "cursor", 0, least=0)
         reply = as_json(items[start : start + size])
         if start + size < len(items):
             following = urlencode(query | {"limit": size, "cursor": start + size})
@@ -281,6 +281,13 @@ def as_json(value: object, status: int = 200) -> Reply:
     """A reply with a JSON body."""
     headers = [("Content-Type", "application/json; charset=utf-8")]
     return Reply(status=status, headers=headers, body=json.dumps(value).encode())
+
+
+def _number(query: Mapping[str, str], name: str, default: int, *, least: int) -> int:
+    text = query.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
+        raise Problem(400, f"Invalid {name}")
+    return int(text)
 
 
 def _is_insider(repo: Repo, token: Token | None) -> bool:

@@ -1,19 +1,22 @@
 """A recording HTTP/1.1 server on this computer, whose answers can be spoiled in every way that a network knows."""
 
 import random
+import re
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from email.message import Message
 from email.utils import formatdate
-from http.client import parse_headers, responses
+from http.client import HTTPException, parse_headers, responses
 from typing import BinaryIO
 
 from metalchat_store.testing.hub_wire import Fault, Recorded, Reply
 
 _SMALL = 1 << 16
+_NUMBER = re.compile(r"[0-9]{1,18}")
 Application = Callable[[Recorded], Reply]
 
 
@@ -104,21 +107,29 @@ class FakeServer:
                 self._workers.remove(threading.current_thread())
 
     def _exchange(self, connection: socket.socket, lines: BinaryIO) -> bool:
-        """Read one request and answer it; whether another may follow."""
-        words = lines.readline(1 << 16).split()
-        if len(words) != 3:
+        """Read one request and answer it; whether another may follow. What is no request is answered with 400."""
+        line = lines.readline(1 << 16)
+        if not line:
             return False
-        headers = parse_headers(lines)
-        body = lines.read(int(headers.get("Content-Length") or 0))
+        try:
+            words = line.decode("ascii").split()
+            headers = parse_headers(lines)
+        except (UnicodeDecodeError, HTTPException):
+            words, headers = [], Message()
+        length = headers.get("Content-Length") or "0"
+        if len(words) != 3 or not _NUMBER.fullmatch(length):
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return False
+        body = lines.read(int(length))
         request = Recorded(
             role=self.role,
-            method=words[0].decode("ascii"),
-            target=words[1].decode("latin-1"),
+            method=words[0],
+            target=words[1],
             headers=tuple((name, str(value)) for name, value in headers.items()),
             body=body,
             at=time.monotonic(),
         )
-        if len(body) < int(headers.get("Content-Length") or 0):
+        if len(body) < int(length):
             with self._lock:
                 self.requests.append(request)
             return False

@@ -4,7 +4,7 @@ import gzip
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 
 @dataclass(kw_only=True)
@@ -31,7 +31,7 @@ class Recorded:
     @property
     def query(self) -> dict[str, str]:
         """The last value of each query parameter."""
-        pairs = parse_qs(urlsplit(self.target).query, keep_blank_values=True)
+        pairs = parse_qs(self.target.partition("?")[2], keep_blank_values=True)
         return {name: values[-1] for name, values in pairs.items()}
 
     def header(self, name: str) -> str | None:

@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.message import Message
 from email.utils import formatdate
@@ -111,11 +112,10 @@ class FakeServer:
         line = lines.readline(1 << 16)
         if not line:
             return False
-        try:
-            words = line.decode("ascii").split()
-            headers = parse_headers(lines)
-        except (UnicodeDecodeError, HTTPException):
-            words, headers = [], Message()
+        words: list[str] = []
+        headers = Message()
+        with suppress(UnicodeDecodeError, HTTPException):
+            words, headers = line.decode("ascii").split(), parse_headers(lines)
         length = headers.get("Content-Length") or "0"
         if len(words) != 3 or not _NUMBER.fullmatch(length):
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

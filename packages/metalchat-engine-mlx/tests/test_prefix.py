@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from metalchat_engine import EngineSettings, GenerationRequest, Message, Model, ModelSource, Sampling
 from metalchat_engine.testing import collect
@@ -77,7 +78,7 @@ def test_a_system_prompt_is_computed_once_for_all_conversations(changes: dict[st
 
 
 def test_the_least_recently_used_is_forgotten_first_and_the_budget_is_kept() -> None:
-    one = filled(range(100)).segment(0, 100)
+    (one,) = filled(range(100)).segments([(0, 100)])
     size = sum(part.nbytes for parts in one for part in parts) + 800
     prefixes = PrefixCache((None, None), 2 * size + 100)
 
@@ -157,3 +158,30 @@ def test_only_whole_grains_are_kept_and_taken_over() -> None:
     assert prefixes.take([*range(6), 50, 51, 52], None).cache.length == 8
     assert prefixes.take([0, 1, 90, 91, 92], None).cache.length == 4
     assert seen(prefixes.take([0, 1, 90, 91, 92], None).cache, 1) == [0, 1, 90, 91, -1]
+
+
+@pytest.mark.parametrize("grain", [1, 3])
+def test_the_longest_known_beginning_is_found_whatever_was_kept_before(grain: int) -> None:
+    random = np.random.RandomState(grain)
+    prefixes, kept = PrefixCache((None, None), 10**9, grain=grain), list[list[int]]()
+    for _ in range(60):
+        tokens = random.randint(0, 3, random.randint(1, 14)).tolist()
+        known = max((_common(tokens[:-1], other) for other in kept), default=0)
+        cache = prefixes.take(tokens, None).cache
+        assert cache.length == known // grain * grain
+        if cache.length:
+            assert seen(cache, 0) == [*tokens[: cache.length], -1]
+        prefixes.put(filled(tokens), tokens, None)
+        kept.append(tokens[: len(tokens) // grain * grain])
+    held = sum(node.nbytes for root in prefixes._roots.values() for node in _below(root))
+    assert prefixes.nbytes == held > 0
+
+
+def _common(mine: Sequence[int], theirs: Sequence[int]) -> int:
+    return next(
+        (place for place, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), min(len(mine), len(theirs))
+    )
+
+
+def _below(node: Any) -> list[Any]:
+    return [found for child in node.children.values() for found in (child, *_below(child))]

@@ -26,8 +26,9 @@ class KVCache:
     are kept quantised, in groups of 64 or 32 values of a head, and nobody ever sees more of them than that keeps.
     """
 
-    def __init__(self, windows: Sequence[int | None], bits: int | None = None) -> None:
-        self._layers = [_Layer(window, bits) for window in windows]
+    def __init__(self, windows: Sequence[int | None], bits: int | None = None, *, most: int | None = None) -> None:
+        """No room is made for more than `most` tokens before they come."""
+        self._layers = [_Layer(window, bits, most) for window in windows]
         self.length = 0
 
     @property
@@ -44,9 +45,22 @@ class KVCache:
     def arrays(self) -> list[mx.array]:
         return [array for layer in self._layers for array in layer.parts]
 
-    def segment(self, start: int, stop: int) -> list[Parts]:
-        """Copies of what the layers without a window hold of the tokens from `start` to `stop`, lazily."""
-        return [copied(layer.parts, start, stop) for layer in self._layers if layer.window is None]
+    def segments(self, spans: Sequence[tuple[int, int]], *, release: bool = False) -> list[list[Parts]]:
+        """For each span of tokens, copies of what the layers without a window hold of it.
+
+        With `release` each of these layers is let go once it is copied, and the cache is of no more use.
+        """
+        found: list[list[Parts]] = [[] for _ in spans]
+        for layer in self._layers:
+            if layer.window is not None:
+                continue
+            pieces = [copied(layer.parts, start, stop) for start, stop in spans]
+            mx.eval(pieces)
+            for held, piece in zip(found, pieces, strict=True):
+                held.append(piece)
+            if release:
+                layer.parts = ()
+        return found
 
     def tails(self) -> list[Tail]:
         """Copies of what the layers with a window hold of the `length` tokens, lazily."""
@@ -88,9 +102,10 @@ def cache_group(dim: int) -> int:
 class _Layer:
     """Tokens from `first` on."""
 
-    def __init__(self, window: int | None, bits: int | None) -> None:
+    def __init__(self, window: int | None, bits: int | None, most: int | None) -> None:
         self.parts: Parts = ()
         self.window = window
+        self._most = most if window is None else None
         self._bits = bits
         self.first = 0
 
@@ -98,7 +113,8 @@ class _Layer:
         """Hold the tokens from `first` to `length`, one piece after the other, and room for more."""
         count = length - first
         self.first = first
-        self.parts = tuple(_held(column, count) for column in zip(*pieces, strict=True))
+        room = self._room(count, count // STEP * STEP + STEP)
+        self.parts = tuple(_held(column, room) for column in zip(*pieces, strict=True))
 
     def update(self, length: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         bits = self._bits
@@ -110,7 +126,7 @@ class _Layer:
             self.first += start - kept
             end = kept + new[0].shape[2]
             # Room for the next tokens too, where the old ones must be moved to make it.
-            room = -(-end // STEP) * STEP + (0 if self.first == 0 else STEP)
+            room = self._room(end, -(-end // STEP) * STEP + (0 if self.first == 0 else STEP))
             held: Sequence[mx.array | None] = self.parts or (None,) * len(new)
             self.parts = tuple(
                 _moved(part, start - kept, start, room, like) for part, like in zip(held, new, strict=True)
@@ -124,6 +140,9 @@ class _Layer:
             return shown[0], shown[1]
         return _unpacked(shown[:3], bits), _unpacked(shown[3:], bits)
 
+    def _room(self, needed: int, wanted: int) -> int:
+        return wanted if self._most is None else max(needed, min(wanted, self._most))
+
 
 def _packed(values: mx.array, bits: int) -> Parts:
     """Packed values, scales and biases."""
@@ -136,9 +155,9 @@ def _unpacked(parts: Sequence[mx.array], bits: int) -> mx.array:
     return mx.dequantize(packed, scales, biases, group_size=group, bits=bits)
 
 
-def _held(pieces: Sequence[mx.array], count: int) -> mx.array:
-    """The first `count` tokens of all pieces together, and room for more."""
-    missing = count // STEP * STEP + STEP - sum(piece.shape[2] for piece in pieces)
+def _held(pieces: Sequence[mx.array], room: int) -> mx.array:
+    """The tokens of all pieces together, in room for `room`."""
+    missing = room - sum(piece.shape[2] for piece in pieces)
     _, heads, _, dim = pieces[0].shape
     empty = [mx.zeros((1, heads, missing, dim), dtype=pieces[0].dtype)] if missing > 0 else []
     return mx.concatenate([*pieces, *empty], axis=2)

@@ -48,6 +48,7 @@ class Job:
         self._known = list(plan.tokens)
         self._cache: KVCache | None = None
         self._cached = self._checkpoint = self._count = 0
+        self._prompt_kept = False
         self._sampler: Sampler | None = None
         self._draw: Draw | None = None
         self._next: Draw | None = None
@@ -79,7 +80,7 @@ class Job:
         """Compute one more piece of the prompt; after the last, the first token is known too."""
         plan, total = self.plan, len(self.plan.tokens)
         if self._cache is None:
-            taken = self._recall.take(plan.tokens, self.regime)
+            taken = self._recall.take(plan.tokens, self.regime, most=total + plan.limit)
             self._cache, self._checkpoint, self._cached = taken.cache, taken.common, taken.cache.length
             self._sampler = plan.sampler()
             if self._cached:
@@ -99,7 +100,10 @@ class Job:
             raise TypeError("a token was drawn")
         mx.eval(self._draw.arrays())
         self.outbox.put(Progress(processed=total))
-        self._keep(total)
+        # The answer's end keeps all of it, unless a window has forgotten by then, or a file is wanted.
+        forgets = self._exact or any(window is not None for window in self._model.config.windows)
+        if forgets or self._recall.saves(total - self._cached):
+            self.keep_prompt()
 
     def goes_on(self) -> bool:
         """Whether a token is wanted after the one that is being drawn."""
@@ -184,7 +188,14 @@ class Job:
         if self._cache is not None and not self._exact:
             tokens = self.tokens
             if self._model.config.regime(len(tokens)) == self.regime:
-                self._recall.put(self.cache, tokens, self.regime)
+                self._recall.move(self.cache, tokens, self.regime)
+            self._cache = None
+
+    def keep_prompt(self) -> None:
+        """Keep the keys and values of the prompt for others, once, while the answer goes on."""
+        if not self._prompt_kept:
+            self._prompt_kept = True
+            self._keep(len(self.plan.tokens))
 
     def shares(self, other: Sequence[int], least: int) -> bool:
         """Whether the prompt begins with the same `least` tokens as another."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from metalchat_prompt import Prompt
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-_HOST_CHUNK, _DEVICE_CHUNK = 256, 2048
+_HOST_CHUNK, _DEVICE_CHUNK = 128, 2048
 _HOST_CACHE = 32 * 2**20
 
 
@@ -105,8 +105,8 @@ def _recall(checkpoint: Checkpoint, own: MlxSettings, prompt: "Prompt", *, chunk
     config = checkpoint.config
     grain = chunk if own.deterministic else 1
     prefixes = PrefixCache(config.windows, own.prefix_cache_bytes, grain=grain, bits=own.cache_bits)
-    wanted = own.state_directory is not None and own.state_bytes > 0 and own.prefix_cache_bytes > 0
-    if own.state_directory is None or not wanted or own.cache_bits is not None:
+    nothing = own.state_bytes == 0 or own.prefix_cache_bytes == 0
+    if own.state_directory is None or nothing or own.cache_bits is not None:
         return Recall(prefixes)
     if checkpoint.gguf is not None:
         paths = [checkpoint.gguf.path]

@@ -7,6 +7,7 @@ state is kept where a text ended, and only there, or a little before, can a cach
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import mlx.core as mx
 
@@ -60,9 +61,12 @@ class PrefixCache:
         self._clock = 0
         self.nbytes = 0
 
-    def take(self, tokens: Sequence[int], regime: Regime) -> Taken:
-        """A new cache with the longest known beginning of `tokens`, less their last, which must be computed."""
-        cache = KVCache(self._all, self._bits)
+    def take(self, tokens: Sequence[int], regime: Regime, *, most: int | None = None) -> Taken:
+        """A new cache with the longest known beginning of `tokens`, less their last, which must be computed.
+
+        It makes no room for more than `most` tokens.
+        """
+        cache = KVCache(self._all, self._bits, most=most)
         path, common = self._walk(tokens, len(tokens) - 1, regime)
         node, length = self._reachable(path, common)
         if node is not None:
@@ -71,17 +75,22 @@ class PrefixCache:
             cache.fill(length, list(zip(*pieces, strict=True)), node.tails)
         return Taken(cache=cache, common=common)
 
-    def put(self, cache: KVCache, tokens: Sequence[int], regime: Regime) -> None:
-        """Keep what `cache` holds of `tokens`, all of them rotated under one regime."""
+    def put(self, cache: KVCache, tokens: Sequence[int], regime: Regime, *, release: bool = False) -> None:
+        """Keep what `cache` holds of `tokens`, all of them rotated under one regime.
+
+        With `release` it moves over layer by layer, and the cache is of no more use.
+        """
         end = self.whole(cache, len(tokens))
         if end:
-            self._insert(tokens[:end], regime, cache.segment, cache.tails)
+            self._insert(tokens[:end], regime, partial(cache.segments, release=release), cache.tails)
 
     def load(self, tokens: Sequence[int], regime: Regime, segments: Sequence[Parts], tails: Sequence[Tail]) -> None:
         """Keep what was computed for `tokens` elsewhere: of each layer all of it, or its tail."""
-        self._insert(
-            tokens, regime, lambda start, stop: [copied(parts, start, stop) for parts in segments], lambda: list(tails)
-        )
+
+        def pieces(spans: Sequence[tuple[int, int]]) -> list[list[Parts]]:
+            return [[copied(parts, start, stop) for parts in segments] for start, stop in spans]
+
+        self._insert(tokens, regime, pieces, lambda: list(tails))
 
     def whole(self, cache: KVCache, count: int) -> int:
         """How many of the first `count` tokens of a cache can be kept."""
@@ -92,7 +101,7 @@ class PrefixCache:
         self,
         tokens: Sequence[int],
         regime: Regime,
-        segment: Callable[[int, int], list[Parts]],
+        segments: Callable[[Sequence[tuple[int, int]]], list[list[Parts]]],
         tails: Callable[[], list[Tail]],
     ) -> None:
         if self._budget == 0:
@@ -104,9 +113,9 @@ class PrefixCache:
         if common < node.end and (common < end or self._windows):
             node = self._split(node, common)
         step = max(_LONGEST // self._grain, 1) * self._grain
-        for start in range(common, end, step):
-            stop = min(start + step, end)
-            node = self._attach(node, tuple(tokens[start:stop]), segment(start, stop))
+        spans = [(start, min(start + step, end)) for start in range(common, end, step)]
+        for (start, stop), layers in zip(spans, segments(spans), strict=True):
+            node = self._attach(node, tuple(tokens[start:stop]), layers)
         if self._windows and not node.tails:
             node.tails = tails()
             mx.eval([tail.parts for tail in node.tails])

@@ -20,9 +20,9 @@ class Recall:
     def nbytes(self) -> int:
         return self._prefixes.nbytes
 
-    def take(self, tokens: Sequence[int], regime: Regime) -> Taken:
-        """A new cache with the longest known beginning of `tokens`, less their last."""
-        taken = self._prefixes.take(tokens, regime)
+    def take(self, tokens: Sequence[int], regime: Regime, *, most: int) -> Taken:
+        """A new cache with the longest known beginning of `tokens`, less their last, and room for `most` at most."""
+        taken = self._prefixes.take(tokens, regime, most=most)
         if self._files is None or len(tokens) - 1 - taken.cache.length < MIN_TOKENS:
             return taken
         state = self._files.find(tokens, regime, known=taken.cache.length)
@@ -30,12 +30,20 @@ class Recall:
             return taken
         del taken
         self._prefixes.load(state.tokens, regime, state.segments, state.tails)
-        return self._prefixes.take(tokens, regime)
+        return self._prefixes.take(tokens, regime, most=most)
+
+    def saves(self, computed: int) -> bool:
+        """Whether a prompt of which so many tokens had to be computed is saved to disk."""
+        return self._files is not None and computed >= MIN_TOKENS
+
+    def move(self, cache: KVCache, tokens: Sequence[int], regime: Regime) -> None:
+        """Keep in memory what a cache holds of `tokens`; the cache is of no more use."""
+        self._prefixes.put(cache, tokens, regime, release=True)
 
     def put(self, cache: KVCache, tokens: Sequence[int], regime: Regime, computed: int = 0) -> None:
         """Keep what a cache holds of `tokens`; on disk too where enough of it was `computed` for a prompt."""
         self._prefixes.put(cache, tokens, regime)
-        if self._files is None or computed < MIN_TOKENS or (self._writer is not None and self._writer.is_alive()):
+        if self._files is None or not self.saves(computed) or (self._writer is not None and self._writer.is_alive()):
             return
         end = self._prefixes.whole(cache, len(tokens))
         if end >= MIN_TOKENS:

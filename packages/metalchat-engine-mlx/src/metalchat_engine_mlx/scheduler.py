@@ -152,6 +152,10 @@ class Scheduler:
             for job in self._waiting:
                 if not any(job.shares(other.plan.tokens, _ALIKE) for other in self._prefilling):
                     self._waiting.remove(job)
+                    for other in self._decoding:
+                        if other.shares(job.plan.tokens, _ALIKE):
+                            with self._failing([job, other]):
+                                other.keep_prompt()
                     self._prefilling.append(job)
                     break
         return self._prefilling.popleft() if self._prefilling else None

@@ -63,8 +63,8 @@ class State:
     @classmethod
     def of(cls, cache: KVCache, tokens: Sequence[int], regime: Regime) -> "State":
         """A copy of what a cache holds of its `tokens`."""
-        segments, tails = cache.segment(0, len(tokens)), cache.tails()
-        mx.eval(segments, [tail.parts for tail in tails])
+        segments, tails = cache.segments([(0, len(tokens))])[0], cache.tails()
+        mx.eval([tail.parts for tail in tails])
         return cls(tokens=tuple(tokens), regime=regime, segments=segments, tails=tails)
 
 

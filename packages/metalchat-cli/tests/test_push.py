@@ -138,7 +138,7 @@ def test_each_failure_is_one_line_with_its_exit_code(
 ) -> None:
     where = address(hub)
     assert "use --create" in failed(cli("model", "push", files, where), 4)
-    assert "does not exist" in failed(cli("model", "push", files / "none", where), 4)
+    assert "does not exist" in failed(cli("model", "push", files / "none", where), 2)
     assert "expected the address of a dataset" in failed(cli("dataset", "push", files, where), 2)
     assert "add --create" in failed(cli("model", "push", files, where, "--private"), 2)
     assert "--sdk" in failed(cli("space", "push", files, address(hub, "space"), "--create"), 2)

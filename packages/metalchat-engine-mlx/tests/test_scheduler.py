@@ -1,5 +1,7 @@
 """Requests join and leave a batch, and none can tell who else is in it."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -251,7 +253,7 @@ def test_what_goes_wrong_is_told_to_whom_it_concerns_alone(
         expected = tokens([drawn(model, ASK)])
         others = [pool.submit(drawn, model, ASK) for _ in range(3)]
         with pytest.raises(seen):
-            collect(model, replace(ASK, sampling=Sampling(temperature=7)))
+            collect(model, replace(ASK, sampling=Sampling(temperature=7, seed=1)))
         assert tokens([other.result() for other in others]) == expected * 3
         assert tokens([drawn(model, ASK)]) == expected
 
@@ -266,3 +268,17 @@ def test_closing_ends_waiting_and_running_answers_alike(tiny: Path) -> None:
         with pytest.raises(ModelClosed):
             list(stream)
     assert not [thread for thread in threading.enumerate() if thread.name == "metalchat-mlx-scheduler"]
+
+
+def test_a_process_may_end_in_the_middle_of_answers(tiny: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from metalchat_engine import EngineSettings, GenerationRequest, ModelSource\n"
+        "from metalchat_engine_mlx import MlxEngine\n"
+        "model = MlxEngine().load(ModelSource(path=Path(sys.argv[1])), EngineSettings())\n"
+        "streams = [model.generate(GenerationRequest(prompt='the', max_tokens=3000)) for _ in range(3)]\n"
+        "for stream in streams: next(stream)\n"
+        "print('done')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tiny)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

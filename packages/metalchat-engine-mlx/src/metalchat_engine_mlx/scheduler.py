@@ -3,6 +3,7 @@
 One thread does all of a model's work. It lives as long as there is some.
 """
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +65,8 @@ class Scheduler:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="metalchat-mlx-scheduler", daemon=True)
                 self._thread.start()
+                # A thread that the interpreter's end meets in the middle of MLX would abort the process.
+                atexit.register(self.close)
             self._changed.notify()
         return outbox
 
@@ -104,6 +107,7 @@ class Scheduler:
                 self._waiting += [Job(model, plan, self._recall, outbox, exact=self._exact) for plan, outbox in new]
             if not self._waiting and not self._prefilling and not self._decoding:
                 self._thread = None
+                atexit.unregister(self.close)
                 return False
             return True
 

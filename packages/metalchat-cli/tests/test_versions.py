@@ -248,6 +248,9 @@ def test_the_store_says_where_the_bytes_are(cli: Cli, id: str, home: Path) -> No
         "entries",
         "partials",
         "quarantine",
+        "cache",
+        "datasets",
+        "spaces",
         "total",
         "reclaimable",
     ]

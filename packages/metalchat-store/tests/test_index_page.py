@@ -1,7 +1,6 @@
 """Pages of package indexes are data of somebody else."""
 
 import contextlib
-import time
 
 import pytest
 from hypothesis import given
@@ -82,11 +81,10 @@ def test_no_page_raises_anything_else(text: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["<!--", "<a ", "<a href='", "<![", "<!x", "<?", "</", "<", "&", "<script>", "<a b=c d ", "<a/", '<a x="']
 )
+@pytest.mark.timeout(60)  # in quadratic time these would take hours
 def test_a_page_is_read_in_linear_time(piece: str) -> None:
-    began = time.monotonic()
     with contextlib.suppress(AnswerError):
         html(piece * ((2 << 20) // len(piece)))
-    assert time.monotonic() - began < 10
 
 
 def answer(**file: object) -> dict:
@@ -189,13 +187,12 @@ def test_what_cannot_be_chosen_is_said() -> None:
         chosen(offer("1.0-py3-none-any"), "3.0")
 
 
+@pytest.mark.timeout(60)
 def test_names_with_many_tags_cost_nothing() -> None:
     tags = ".".join("abcdefghij" * 3)
     links = offer(*[f"1.{number}-{tags}-{tags}-{tags}" for number in range(2000)])
-    began = time.monotonic()
     with pytest.raises(NotAModel):
         chosen(links)
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("version", ["1.0", "1!2.0.post3+local.4"])

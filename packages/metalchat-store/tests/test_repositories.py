@@ -1,5 +1,6 @@
 """Datasets and spaces of the store."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -231,3 +232,57 @@ def test_only_datasets_and_spaces_are_kept_so(home: Path) -> None:
 def test_looking_creates_nothing(home: Path) -> None:
     assert kept_in(home).list() == ()
     assert not home.exists()
+
+
+def stray(home: Path, kind: str) -> Path:
+    """Content that nothing refers to, old enough."""
+    path = home / f"{kind}s" / ".store" / "blobs" / "sha256" / "ab" / ("c" * 62)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(700))
+    return path
+
+
+def test_datasets_and_spaces_are_collected_too_and_never_evicted(hub: FakeHub, home: Path) -> None:
+    kept = {kind: kept_in(home, kind).pull(f"{hub.url}/{kind}s/alice/d").kept for kind in ("dataset", "space")}
+    lost = [stray(home, kind) for kind in kept]
+    partial = home / "datasets" / ".store" / "partial" / f"g-{'1' * 40}~{2**22 + 1}-00000000.part"
+    partial.write_bytes(bytes(100))
+    os.utime(partial, (0, 0))
+    store = Store(home, environ={})
+    assert store.gc(dry_run=True).blobs == 0
+    planned = store.gc(grace=-1, max_size=0, dry_run=True)
+    assert all(path.exists() for path in (*lost, partial))
+    done = store.gc(grace=-1, max_size=0)
+    assert (done.blobs, done.bytes, done.models, done.too_large) == (2, 1500, (), 0)
+    assert done == planned
+    assert not any(path.exists() for path in (*lost, partial))
+    for kind, one in kept.items():
+        assert kept_in(home, kind).verify(one.id).ok
+
+
+def test_content_of_a_damaged_dataset_stays(home: Path) -> None:
+    remote = MemoryRemote(files=FILES)
+    pulled = kept_in(home, remote=remote).pull(MEMORY).kept
+    (pulled.path / "metalchat.toml").unlink()
+    assert Store(home, environ={}).gc(grace=-1).blobs == 0
+    assert kept_in(home, remote=remote).pull(MEMORY).fetched_bytes == 0
+
+
+def test_usage_counts_datasets_and_spaces_once(hub: FakeHub, home: Path) -> None:
+    for kind in ("dataset", "space"):
+        kept_in(home, kind).pull(f"{hub.url}/{kind}s/alice/d")
+    usage = Store(home, environ={}).usage()
+    assert (usage.dataset_count, usage.space_count, usage.entry_count) == (1, 1, 0)
+    content = sum(map(len, FILES.values()))
+    assert content < usage.datasets < content + 2500
+    inodes = {(path.lstat().st_ino, path.lstat().st_size) for path in home.rglob("*") if path.is_file()}
+    assert usage.total == sum(size for _, size in inodes)
+
+
+def test_why_names_datasets_and_spaces(hub: FakeHub, home: Path) -> None:
+    kept = {kind: kept_in(home, kind).pull(f"{hub.url}/{kind}s/alice/d").kept for kind in ("dataset", "space")}
+    store = Store(home, environ={})
+    (keeper,) = store.why(str(kept["dataset"].path / "data" / "train.csv"))
+    assert (keeper.kind, keeper.id, keeper.current, keeper.roots) == ("dataset", kept["dataset"].id, True, ())
+    assert {found.kind for found in store.why(keeper.digest.hex)} == {"dataset", "space"}
+    assert store.why(str(stray(home, "space"))) == ()

@@ -74,11 +74,11 @@ class Base:
                 return str(root)
         return None
 
-    def _changing(self, id: str) -> AbstractContextManager[None]:
-        """Hold the lock of an entry."""
+    def _changing(self, id: str, layout: Layout | None = None) -> AbstractContextManager[None]:
+        """Hold the lock of an entry, a model's unless `layout` says otherwise."""
         from metalchat_store._locks import entry_lock
 
-        return entry_lock(self._layout, id, _silent, self._clock, self._sleep or time.sleep)
+        return entry_lock(layout or self._layout, id, _silent, self._clock, self._sleep or time.sleep)
 
 
 def _silent(_text: str) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from metalchat_store._files import make_folder, private_name
 
+KINDS = ("model", "dataset", "space")
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -21,6 +23,18 @@ class Layout:
         """The layout of models, or of `dataset`s in `datasets/<id>`, whose content is in `datasets/.store`."""
         folder = home / f"{kind}s"
         return cls(home) if kind == "model" else cls(folder / ".store", folder)
+
+    @classmethod
+    def all(cls, home: Path) -> "dict[str, Layout]":
+        """The layouts of models, and of datasets and spaces where there are any, by kind."""
+        layouts = {kind: cls.of(home, kind) for kind in KINDS}
+        return {kind: layout for kind, layout in layouts.items() if layout.entries is None or layout.is_there}
+
+    @property
+    def is_there(self) -> bool:
+        """Whether something was ever kept here; a link, which nothing is kept behind, does not count."""
+        folders = (self.home,) if self.entries is None else (self.entries, self.home)
+        return all(folder.is_dir() and not folder.is_symlink() for folder in folders)
 
     @property
     def models(self) -> Path:

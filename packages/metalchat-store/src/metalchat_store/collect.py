@@ -32,7 +32,8 @@ class Collected:
 
     `models` were evicted. `snapshots` counts earlier states, `blobs` contents. `bytes` counts what became free on the
     disk: content that another program has under a name of its own does not. `too_large`: the bytes of content above
-    `max_size` that are left, since what uses them is pinned, checked out, locked or was used just now.
+    `max_size` that are left, since what uses them is pinned, checked out, locked or was used just now. Contents, states
+    and bytes are those of models, datasets and spaces together.
     """
 
     models: tuple[Entry, ...] = ()
@@ -40,6 +41,16 @@ class Collected:
     blobs: int = 0
     bytes: int = 0
     too_large: int = 0
+
+    def plus(self, other: "Collected") -> "Collected":
+        """Both together."""
+        return Collected(
+            models=self.models + other.models,
+            snapshots=self.snapshots + other.snapshots,
+            blobs=self.blobs + other.blobs,
+            bytes=self.bytes + other.bytes,
+            too_large=self.too_large + other.too_large,
+        )
 
 
 @dataclass(slots=True)

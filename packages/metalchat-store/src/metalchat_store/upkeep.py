@@ -1,10 +1,12 @@
 """The housekeeping of a store: what it takes, what keeps it, what can go."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metalchat_store._base import Base
 from metalchat_store._files import disk_errors
+from metalchat_store._layout import Layout
 from metalchat_store.references import find
 from metalchat_store.types import Entry
 
@@ -23,36 +25,48 @@ class Upkeep(Base):
     def gc(self, *, max_size: int | None = None, grace: float = GRACE, dry_run: bool = False) -> "Collected":
         """Delete what nothing refers to: earlier states of models, content without a model, what pulls left behind.
 
+        The same of datasets and spaces, which are neither counted in `max_size` nor evicted.
+
         Models stay, and so do states that a known `metalchat.lock` names. With `max_size`, in bytes of content, those
         that were not used for the longest time are evicted until the rest fits, except models that are pinned, locked,
         selected by a known manifest, or were used within `grace` seconds.
         Pulls may run meanwhile: what is younger than `grace` stays. Killed anywhere, nothing that is referred to is
         lost. `dry_run` only counts.
         """
-        from metalchat_store.collect import Collector
+        from metalchat_store.collect import Collected, Collector
 
         with disk_errors(self.home, reading=dry_run):
             if not dry_run:
                 self._layout.prepare()
-            collector = Collector(self._layout, now=self._now(), grace=grace, changing=self._changing, dry_run=dry_run)
-            return collector.run(max_size)
+            done = Collected()
+            for kind, layout in Layout.all(self.home).items():
+                collector = Collector(
+                    layout,
+                    now=self._now(),
+                    grace=grace,
+                    changing=partial(self._changing, layout=layout),
+                    dry_run=dry_run,
+                )
+                done = done.plus(collector.run(max_size if kind == "model" else None))
+            return done
 
     def usage(self) -> "Usage":
         """Where the bytes are, and how many `gc` would free."""
         from metalchat_store.usage import measure
 
         with disk_errors(self.home, reading=True):
-            return measure(self._layout, self.gc(dry_run=True))
+            return measure(self.home, self.gc(dry_run=True))
 
     def why(self, text: str) -> "tuple[Keeper, ...]":
         """What keeps a content, given by a SHA-256, its unique beginning, or the path of a file that has it.
 
-        Empty for what `gc` will delete. Raises `NotFound`, `AmbiguousModel`.
+        Models, earlier states of them, datasets and spaces. Empty for what `gc` will delete. Raises `NotFound`,
+        `AmbiguousModel`.
         """
         from metalchat_store.why import keepers
 
         with disk_errors(self.home, reading=True):
-            return keepers(self._layout, text)
+            return keepers(self.home, text)
 
     def pin(self, reference: str) -> Entry:
         """Keep a model as it is: `gc` never evicts it, and it is updated only with consent."""

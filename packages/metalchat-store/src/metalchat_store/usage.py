@@ -16,7 +16,8 @@ class Usage:
     """Bytes on the disk, each counted once, at the first of these places that has it.
 
     `blobs`: content. `entries`: what model folders have beside it. `partials`: what is on its way. `quarantine`:
-    damaged content. `cache`: what engines keep between runs. `other`: everything else below the home.
+    damaged content. `cache`: what engines keep between runs. `datasets` and `spaces`: these with their own content.
+    `other`: everything else below the home.
     `models` is what all models together would take without sharing; `shared` of it is saved, since models share
     content with each other. `elsewhere` bytes of `blobs` have another name outside of the store and stay on the disk
     if they are deleted here. `reclaimable` is what `gc` would free now.
@@ -34,23 +35,31 @@ class Usage:
     shared: int
     elsewhere: int
     reclaimable: int
+    datasets: int = 0
+    dataset_count: int = 0
+    spaces: int = 0
+    space_count: int = 0
 
     @property
     def total(self) -> int:
         """All bytes below the home."""
-        return self.blobs + self.entries + self.partials + self.quarantine + self.cache + self.other
+        places = (self.blobs, self.entries, self.partials, self.quarantine, self.cache, self.datasets, self.spaces)
+        return sum(places) + self.other
 
 
-def measure(layout: Layout, reclaimable: Collected) -> Usage:
+def measure(home: Path, reclaimable: Collected) -> Usage:
     """Walk over everything below the home once; no link is followed."""
+    layout = Layout(home)
+    datasets, spaces = (Layout.of(home, kind).models for kind in ("dataset", "space"))
     names: dict[tuple[int, int], int] = {}
     sizes: dict[str, int] = {}
     linked: dict[tuple[int, int], tuple[int, int]] = {}  # blobs with several names: how many, and the size
     count = models = distinct = 0
-    places = (layout.blobs.parent, layout.models, layout.partial, layout.quarantine, layout.cache, layout.home)
+    ours = (layout.blobs.parent, layout.models, layout.partial, layout.quarantine, layout.cache)
+    places = (*ours, datasets, spaces, home)
     seen_in_models: set[tuple[int, int]] = set()
     for place in places:
-        skipped = {str(inner) for inner in places if inner != place} if place == layout.home else set()
+        skipped = {str(inner) for inner in places if inner != place} if place == home else set()
         total = 0
         for facts in _files(place, skipped):
             key = (facts.st_dev, facts.st_ino)
@@ -67,16 +76,19 @@ def measure(layout: Layout, reclaimable: Collected) -> Usage:
                     seen_in_models.add(key)
                     distinct += facts.st_size
         sizes[str(place)] = total
-    blobs, entries, partials, quarantine, cache, other = (sizes[str(place)] for place in places)
     return Usage(
-        blobs=blobs,
+        blobs=sizes[str(layout.blobs.parent)],
         blob_count=count,
-        entries=entries,
-        entry_count=sum(1 for _ in _folders(layout.models)),
-        partials=partials,
-        quarantine=quarantine,
-        cache=cache,
-        other=other,
+        entries=sizes[str(layout.models)],
+        entry_count=_count(layout.models),
+        partials=sizes[str(layout.partial)],
+        quarantine=sizes[str(layout.quarantine)],
+        cache=sizes[str(layout.cache)],
+        datasets=sizes[str(datasets)],
+        dataset_count=_count(datasets),
+        spaces=sizes[str(spaces)],
+        space_count=_count(spaces),
+        other=sizes[str(home)],
         models=models,
         shared=models - distinct,
         elsewhere=sum(size for key, (nlink, size) in linked.items() if nlink > names[key]),
@@ -96,6 +108,8 @@ def _files(folder: Path | str, skipped: set[str]) -> Iterator[os.stat_result]:
                     yield from _files(item.path, skipped)
 
 
-def _folders(folder: Path) -> Iterator[str]:
+def _count(folder: Path) -> int:
+    """The entries in a folder, the store of datasets or spaces, whose name begins with a dot, left out."""
     with suppress(FileNotFoundError), os.scandir(folder) as found:
-        yield from (item.name for item in found if item.is_dir(follow_symlinks=False))
+        return sum(item.is_dir(follow_symlinks=False) and not item.name.startswith(".") for item in found)
+    return 0

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeper:
-    """One reason for which a content stays: `path` of the model `id` at `commit` is this content.
+    """One reason for which a content stays: `path` of the model, dataset or space `id` at `commit` is this content.
 
     `current`: the model is at that commit now; otherwise it is an earlier state, which `gc` forgets unless one of
     `roots` is a lock of it. `roots` are what keeps the model itself from being evicted.
@@ -34,24 +34,26 @@ class Keeper:
     path: str
     current: bool
     roots: tuple[Root, ...]
+    kind: str = "model"
 
 
-def keepers(layout: Layout, text: str) -> tuple[Keeper, ...]:
+def keepers(home: Path, text: str) -> tuple[Keeper, ...]:
     """Every reason for which content is kept: empty for content that `gc` will delete.
 
-    `text` is a SHA-256 or its unique beginning, or the path of a file: a blob, a file of a model, or any other name
-    of the same file. Raises `NotFound` if the store has nothing of the kind, `AmbiguousModel` for the beginning of
-    several.
+    `text` is a SHA-256 or its unique beginning, or the path of a file: a blob, a file of a model, dataset or space, or
+    any other name of the same file. Raises `NotFound` if the store has nothing of the kind, `AmbiguousModel` for the
+    beginning of several.
     """
+    layouts = Layout.all(home)
     path = Path(text)
     with suppress(OSError, ValueError):
         if os.path.lexists(path):
-            return _of_file(layout, path)
+            return _of_file(layouts, path)
     start = text.lower().removeprefix("sha256:")
     if _PREFIX.fullmatch(start) is None:
         raise NotFound(f"there is no file '{text}', and it is not the beginning of a sha256")
-    found = _find(layout, lambda digest, _stamp: digest.hex.startswith(start))
-    digests = {keeper.digest for keeper in found} | _blobs(layout, start)
+    found = _find(layouts, lambda digest, _stamp: digest.hex.startswith(start))
+    digests = {keeper.digest for keeper in found}.union(*(_blobs(layout, start) for layout in layouts.values()))
     if not digests:
         raise NotFound(f"the store has no content with the sha256 {start}")
     if len(digests) > 1:
@@ -60,25 +62,29 @@ def keepers(layout: Layout, text: str) -> tuple[Keeper, ...]:
     return found
 
 
-def _of_file(layout: Layout, path: Path) -> tuple[Keeper, ...]:
+def _of_file(layouts: Mapping[str, Layout], path: Path) -> tuple[Keeper, ...]:
     facts = path.lstat()
     inner = path.absolute()
-    if inner.is_relative_to(layout.blobs):
-        name = "".join(inner.relative_to(layout.blobs).parts)
-        return _find(layout, lambda digest, _stamp: digest.hex == name)
+    for kind, layout in layouts.items():
+        if inner.is_relative_to(layout.blobs):
+            name = "".join(inner.relative_to(layout.blobs).parts)
+            return _find({kind: layout}, lambda digest, _stamp, name=name: digest.hex == name)
     stamp = Stamp.of(facts)
-    inside = inner.is_relative_to(layout.models)
-    found = _find(layout, lambda _digest, known: known == stamp)
+    inside = any(inner.is_relative_to(layout.models) for layout in layouts.values())
+    found = _find(layouts, lambda _digest, known: known == stamp)
     if not found:
         raise NotFound(f"'{path}' is {'no file that a pull brought' if inside else 'not in the store'}")
     return found
 
 
-def _find(layout: Layout, matches: Callable[[Digest, Stamp | None], bool]) -> tuple[Keeper, ...]:
+def _find(layouts: Mapping[str, Layout], matches: Callable[[Digest, Stamp | None], bool]) -> tuple[Keeper, ...]:
+    return tuple(keeper for kind, layout in layouts.items() for keeper in _of_kind(kind, layout, matches))
+
+
+def _of_kind(kind: str, layout: Layout, matches: Callable[[Digest, Stamp | None], bool]) -> Iterator[Keeper]:
     roots: tuple[Root, ...] | None = None
-    entries, snapshots = Entries(layout), Snapshots(layout)
-    found: list[Keeper] = []
-    for snapshot in snapshots.all():
+    entries = Entries(layout)
+    for snapshot in Snapshots(layout).all():
         for file in snapshot.files:
             if not matches(file.digest, file.stamp):
                 continue
@@ -86,21 +92,19 @@ def _find(layout: Layout, matches: Callable[[Digest, Stamp | None], bool]) -> tu
             commit = None
             with suppress(FileNotFoundError):
                 commit = entries.read(snapshot.id).commit
-            found.append(
-                Keeper(
-                    digest=file.digest,
-                    size=file.size,
-                    id=snapshot.id,
-                    repository=snapshot.repository,
-                    commit=snapshot.commit,
-                    path=file.path,
-                    current=commit == snapshot.commit,
-                    roots=tuple(
-                        root for root in roots if root.id == snapshot.id and root.commit in (None, snapshot.commit)
-                    ),
-                )
+            yield Keeper(
+                digest=file.digest,
+                size=file.size,
+                id=snapshot.id,
+                repository=snapshot.repository,
+                commit=snapshot.commit,
+                path=file.path,
+                current=commit == snapshot.commit,
+                roots=tuple(
+                    root for root in roots if root.id == snapshot.id and root.commit in (None, snapshot.commit)
+                ),
+                kind=kind,
             )
-    return tuple(found)
 
 
 def _blobs(layout: Layout, start: str) -> set[Digest]:

@@ -37,6 +37,9 @@ def df(*, json: bool = False) -> None:
         ("entries", usage.entries, "what model folders have besides"),
         ("partials", usage.partials, "on its way"),
         ("quarantine", usage.quarantine, "damaged content, set aside"),
+        ("cache", usage.cache, "what engines keep between runs"),
+        ("datasets", usage.datasets, f"{usage.dataset_count} datasets with their own content"),
+        ("spaces", usage.spaces, f"{usage.space_count} spaces with their own content"),
         ("total", usage.total, "on the disk, everything in the home included"),
         ("reclaimable", usage.reclaimable, "freed by 'metalchat store gc'"),
     ]
@@ -54,13 +57,15 @@ def gc(
 ) -> None:
     """Delete what nothing refers to: earlier states of models, content without a model, what pulls left behind.
 
+    The same of datasets and spaces.
+
     Parameters
     ----------
     dry_run
         Only say what would be deleted.
     max_size
         Evict models, the longest unused ones first, until the rest has at most this size, such as 20GB. Models that
-        are pinned, locked, or selected by a known metalchat.toml stay.
+        are pinned, locked, or selected by a known metalchat.toml stay, and so do datasets and spaces.
     grace
         Leave alone what is younger than this, since a pull may be on its way.
     json
@@ -94,6 +99,8 @@ def gc(
 @app.command
 def why(content: str, /, *, json: bool = False) -> None:
     """Say what keeps a content: the models and earlier states that have it, and the manifests, locks and pins of these.
+
+    Datasets and spaces are asked too.
 
     Parameters
     ----------
@@ -146,6 +153,7 @@ def _record(keeper: "Keeper") -> dict[str, Any]:
     return {
         "sha256": keeper.digest.hex,
         "size": keeper.size,
+        "kind": keeper.kind,
         "id": keeper.id,
         "repository": keeper.repository,
         "commit": keeper.commit,

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
         Engine,
         EngineSettings,
         Inspection,
+        MemoryEstimate,
         Model,
         ModelInfo,
         ModelSource,
+        SupportsDiagnosis,
         SupportsEmbedding,
+        SupportsMemoryEstimate,
         SupportsPromptState,
         SupportsTokenCount,
     )
@@ -83,6 +86,7 @@ __all__ = [
     "Inspection",
     "InvalidModel",
     "JsonSchema",
+    "MemoryEstimate",
     "Message",
     "Model",
     "ModelClosed",
@@ -100,7 +104,9 @@ __all__ = [
     "SampledToken",
     "Sampling",
     "StopStrings",
+    "SupportsDiagnosis",
     "SupportsEmbedding",
+    "SupportsMemoryEstimate",
     "SupportsPromptState",
     "SupportsTokenCount",
     "TextDelta",
@@ -132,8 +138,8 @@ _MODULES = {
         "Timings TokenLogprob ToolCall Usage"
     ),
     "engine": (
-        "Capabilities Engine EngineSettings Inspection Model ModelInfo ModelSource SPI_VERSION "
-        "SupportsEmbedding SupportsPromptState SupportsTokenCount"
+        "Capabilities Engine EngineSettings Inspection MemoryEstimate Model ModelInfo ModelSource SPI_VERSION "
+        "SupportsDiagnosis SupportsEmbedding SupportsMemoryEstimate SupportsPromptState SupportsTokenCount"
     ),
     "errors": (
         "ContextTooLong EngineConflict EngineError EngineNotFound IncompatibleEngine InvalidModel ModelClosed "

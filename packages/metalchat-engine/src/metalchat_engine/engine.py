@@ -80,6 +80,35 @@ class Inspection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryEstimate:
+    """What a model takes at its peak, in bytes, while it answers `requests` at once of `context_length` tokens each.
+
+    `weights` as they lie in memory once loaded, the keys and values in the `cache` of all requests, and what is there
+    for a while only, when a prompt is computed (`transient`). `available` is what the machine or a setting leaves for
+    all of it, None where that is unknown. `largest_context` is the longest that would fit for as many requests, 0
+    where none would. `reason` says in one line why the engine keeps the weights as it does, where it had a choice.
+    """
+
+    context_length: int
+    requests: int
+    weights: int
+    cache: int
+    transient: int
+    available: int | None = None
+    largest_context: int | None = None
+    reason: str | None = None
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.transient
+
+    @property
+    def fits(self) -> bool | None:
+        """None where nobody knows what is available."""
+        return None if self.available is None else self.total <= self.available
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """A loaded model. `memory_bytes` is what it holds now, weights and caches."""
 
@@ -138,7 +167,7 @@ class Engine(Protocol):
             UnsupportedModel: a whole model that this engine cannot run.
             InvalidModel: a damaged or dishonest file, found before anything is allocated for it.
             UnsupportedRequest: a setting this engine does not know.
-            OutOfMemory: the weights do not fit.
+            OutOfMemory: the weights do not fit, or not with the context that the settings ask for.
         """
         ...
 
@@ -164,3 +193,24 @@ class SupportsPromptState(Protocol):
     def save_state(self, conversation: str, path: Path) -> None: ...
 
     def restore_state(self, conversation: str, path: Path) -> None: ...
+
+
+@runtime_checkable
+class SupportsMemoryEstimate(Protocol):
+    """An engine that predicts how much memory a model takes from its headers, without loading it."""
+
+    def estimate(self, source: ModelSource, settings: EngineSettings, *, requests: int = 1) -> MemoryEstimate:
+        """The peak of so many requests at once, for `settings.context_length` or the model's own.
+
+        Raises UnsupportedModel, InvalidModel and UnsupportedRequest, as `load` does.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDiagnosis(Protocol):
+    """An engine that says what it found on this machine."""
+
+    def diagnose(self, settings: EngineSettings) -> Sequence[str]:
+        """A line for each fact. Raises UnsupportedRequest for a setting that cannot be honoured here."""
+        ...

@@ -67,7 +67,11 @@ class ContextTooLong(UnsupportedRequest):
 
 
 class OutOfMemory(EngineError):
-    """The model or the request does not fit in memory."""
+    """The model or the request does not fit in memory. `largest_context` would fit, where that is known and not 0."""
+
+    def __init__(self, message: str, *, largest_context: int | None = None) -> None:
+        super().__init__(message)
+        self.largest_context = largest_context
 
 
 class ModelClosed(EngineError):

@@ -16,7 +16,9 @@ from metalchat_engine.engine import (
     EngineSettings,
     Model,
     ModelSource,
+    SupportsDiagnosis,
     SupportsEmbedding,
+    SupportsMemoryEstimate,
     SupportsPromptState,
     SupportsTokenCount,
 )
@@ -269,6 +271,20 @@ class EngineContract(CapabilityContract):
         with engine.load(source, settings) as model:
             self.speak(model)
         assert capfd.readouterr().out == ""
+
+    def test_the_optional_abilities_of_the_engine_work(
+        self, engine: Engine, source: ModelSource, settings: EngineSettings
+    ) -> None:
+        if isinstance(engine, SupportsMemoryEstimate):
+            asked = replace(settings, context_length=self.context_length)
+            one, two = (engine.estimate(source, asked, requests=requests) for requests in (1, 2))
+            assert (one.context_length, one.requests, two.requests) == (self.context_length, 1, 2)
+            assert min(one.weights, one.cache, one.transient) >= 0
+            assert (one.weights, two.cache) == (two.weights, 2 * one.cache)
+            if one.fits and one.largest_context is not None:
+                assert one.largest_context >= self.context_length
+        if isinstance(engine, SupportsDiagnosis):
+            assert all(line and "\n" not in line for line in engine.diagnose(settings))
 
     def test_the_optional_abilities_a_model_offers_work(
         self, engine: Engine, source: ModelSource, settings: EngineSettings, model: Model, tmp_path: Path

@@ -142,6 +142,34 @@ def test_a_token_of_each_text_is_computed_as_each_alone(family: str, tmp_path: P
         assert [cache.length for cache in company] == [cache.length for cache in alone]
 
 
+@pytest.mark.parametrize("family", SHAPES)
+def test_some_tokens_of_each_text_are_computed_as_each_alone_and_can_be_taken_back(family: str, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(ModelSource(path=write_tiny_model(tmp_path / "tiny", **SHAPES[family])))
+    made: tuple[Blocks, ...] = (DeviceBlocks(), HostBlocks(borrow(mx.Device(mx.cpu, 0), 2), split=1))
+    texts = [[place * seed % 300 for place in range(length)] for seed, length in ((7, 9), (11, 300), (13, 17))]
+    counts = [4, 1, 3]
+    for blocks in made:
+        decoder = Decoder(*_read(checkpoint), blocks)
+        regime = decoder.config.regime(40)
+        expected = np.concatenate(
+            [
+                np.array(decoder.together(mx.array(text), [decoder.new_cache()], regime, [len(text)]))[-count:]
+                for text, count in zip(texts, counts, strict=True)
+            ]
+        )
+        caches = [decoder.new_cache() for _ in texts]
+        for text, cache, count in zip(texts, caches, counts, strict=True):
+            decoder.prefill(mx.array(text[:-count]), cache, regime)
+        ends = [token for text, count in zip(texts, counts, strict=True) for token in text[-count:]]
+        for tokens in ([1] * sum(counts), ends):
+            lengths = [cache.length for cache in caches]
+            logits = decoder.together(mx.array(tokens), caches, regime, counts)
+            assert [cache.length for cache in caches] == [len(text) for text in texts]
+            for cache, length in zip(caches, lengths, strict=True):
+                cache.length = length
+        np.testing.assert_allclose(np.array(logits), expected, atol=2e-4, rtol=0)
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_answers_in_company_are_those_given_alone(deterministic: bool, tiny: Path) -> None:
     with load(tiny, deterministic=deterministic, prefix_cache_bytes=0) as model:

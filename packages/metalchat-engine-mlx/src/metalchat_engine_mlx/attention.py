@@ -12,6 +12,7 @@ from metalchat_engine_mlx.parameters import Parameters
 from metalchat_engine_mlx.rope import Rope
 
 Periods = Mapping[Rope, mx.array]
+Spans = Sequence[tuple[int, int]] | None
 
 
 class Attention:
@@ -55,11 +56,18 @@ class Attention:
         return own + [array for part in parts for array in part.arrays()]
 
     def __call__(
-        self, x: mx.array, caches: Sequence[KVCache], periods: Periods, offset: int | mx.array, wanted: int
+        self,
+        x: mx.array,
+        caches: Sequence[KVCache],
+        periods: Periods,
+        offset: int | mx.array,
+        wanted: int,
+        spans: Spans = None,
     ) -> mx.array | None:
         """x [n, hidden] to what is added for the last `wanted` tokens, None for none.
 
-        One cache gets all n tokens, which begin at `offset`; several get one each, at its own of the offsets [n].
+        One cache gets all n tokens, which begin at `offset`; several get one each, at its own of the offsets [n]. Or
+        each gets those of its own of the `spans`, and all are wanted.
         """
         spec, count, heads, rotated = self._spec, x.shape[0], self._spec.heads, self._rotated
         qkv = self._projection(x)
@@ -67,36 +75,40 @@ class Attention:
             bounds = [heads * spec.head_dim, rotated * spec.head_dim]
             queries, keys, values = mx.split(qkv, bounds, axis=-1)
             qkv = mx.concatenate([self._norms[0](queries), self._norms[1](keys), values], axis=-1)
-        several = len(caches) > 1
+        several = len(caches) > 1 and spans is None
         texts = count if several else 1
         qkv = qkv.reshape(texts, count // texts, rotated + spec.kv_heads, spec.head_dim).transpose(0, 2, 1, 3)
         turned = qkv[:, :rotated]
         if self._head_norms is not None:
             turned = mx.fast.rms_norm(turned, None, self._eps) * self._head_norms
-        if spec.rope is not None:
-            turned = mx.fast.rope(
-                turned,
-                spec.rope.dims,
-                traditional=False,
-                base=None,
-                scale=1.0,
-                offset=offset,
-                freqs=periods[spec.rope],
-            )
-            if self._magnitude is not None:
-                turned = turned * self._magnitude
+        if spans is None:
+            turned = self._turned(turned, periods, offset)
         own = wanted if texts == 1 else 1
         pieces = []
         for text, cache in enumerate(caches):
             # One text keeps its arrays as they are: a slice would be one more step of the graph.
             mine, all_ = (qkv[text : text + 1], turned[text : text + 1]) if several else (qkv, turned)
+            if spans is not None:
+                start, stop = spans[text]
+                mine, own = qkv[:, :, start:stop], stop - start
+                all_ = self._turned(turned[:, :, start:stop], periods, cache.length)
             keys, values = cache.update(self._index, all_[:, heads:], mine[:, rotated:])
             if own:
                 pieces.append(self._look(all_[:, :heads], keys, values, own))
         if not pieces:
             return None
-        attended = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
+        attended = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=0 if spans is None else 2)
         return self._output(attended.transpose(0, 2, 1, 3).reshape(wanted, heads * spec.head_dim))
+
+    def _turned(self, values: mx.array, periods: Periods, offset: int | mx.array) -> mx.array:
+        """Queries and keys, rotated."""
+        rope = self._spec.rope
+        if rope is None:
+            return values
+        turned = mx.fast.rope(
+            values, rope.dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=periods[rope]
+        )
+        return turned if self._magnitude is None else turned * self._magnitude
 
     def _look(self, queries: mx.array, keys: mx.array, values: mx.array, wanted: int) -> mx.array:
         if wanted < queries.shape[2]:

@@ -22,8 +22,9 @@ class KVCache:
     """`length` tokens have been seen. A layer without a window keeps them all, one with a window the last of them.
 
     Keys and values are [1, kv heads, tokens, head_dim], oldest first, in room that grows by 256 tokens. What leaves a
-    window is dropped some hundred tokens at a time, so that a few tokens can be taken back. With `bits`, 4 or 8, they
-    are kept quantised, in groups of 64 or 32 values of a head, and nobody ever sees more of them than that keeps.
+    window is dropped some hundred tokens at a time, so that a few tokens can be taken back: `length` may be lowered by
+    as many tokens as were written last. With `bits`, 4 or 8, they are kept quantised, in groups of 64 or 32 values of a
+    head, and nobody ever sees more of them than that keeps.
     """
 
     def __init__(self, windows: Sequence[int | None], bits: int | None = None, *, most: int | None = None) -> None:

@@ -1,10 +1,11 @@
 """A decoder of any family: many tokens of one text at a time, or one token of each of many texts."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import mlx.core as mx
 
-from metalchat_engine_mlx.attention import Attention, Periods
+from metalchat_engine_mlx.attention import Attention, Periods, Spans
 from metalchat_engine_mlx.cache import KVCache
 from metalchat_engine_mlx.config import ExpertsSpec, FeedForwardSpec, LayerSpec, ModelConfig, NormSpec
 from metalchat_engine_mlx.device import Blocks, Part
@@ -60,9 +61,15 @@ class Decoder:
         """The logits [vocab_size] after the last of `tokens` [n]; all of them are written to the cache."""
         return self._logits(self._run(tokens, [cache], regime))[0]
 
-    def together(self, tokens: mx.array, caches: Sequence[KVCache], regime: Regime) -> mx.array:
-        """The logits [n, vocab_size] after `tokens` [n], each the next of a text of its own; n is two or more."""
-        return self._logits(self._run(tokens, caches, regime))
+    def together(
+        self, tokens: mx.array, caches: Sequence[KVCache], regime: Regime, counts: Sequence[int] | None = None
+    ) -> mx.array:
+        """The logits [n, vocab_size] after each of `tokens` [n], all of them written to the caches.
+
+        The next `counts` tokens belong to the text of each cache, one token where it is None.
+        """
+        counts = [1] * len(caches) if counts is None else counts
+        return self._logits(self._run(tokens, caches, regime, counts=counts))
 
     def _logits(self, states: mx.array) -> mx.array:
         config = self.config
@@ -81,7 +88,16 @@ class Decoder:
             start += chunk
         return self(tokens[start:], cache, regime), cache
 
-    def _run(self, tokens: mx.array, caches: Sequence[KVCache], regime: Regime, *, logits: bool = True) -> mx.array:
+    def _run(
+        self,
+        tokens: mx.array,
+        caches: Sequence[KVCache],
+        regime: Regime,
+        *,
+        logits: bool = True,
+        counts: Sequence[int] | None = None,
+    ) -> mx.array:
+        """The states after the last token, after none without `logits`, or after each where there are `counts`."""
         count = tokens.shape[0]
         periods = self._periods.get(regime)
         if periods is None:
@@ -93,14 +109,15 @@ class Decoder:
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
         last = len(self._layers) - 1
-        several = len(caches) > 1
+        spans = None if counts is None or len(caches) == 1 or count == len(caches) else _spans(counts)
+        several = len(caches) > 1 and spans is None
         offset = mx.array([cache.length for cache in caches]) if several else caches[0].length
         for index, layer in enumerate(self._layers):
-            # Of the last layer nothing is needed but the keys and values, and the state after the last token.
-            wanted = count if several or index < last else int(logits)
-            x = layer(x, caches, periods, offset, wanted)
-        for cache in caches:
-            cache.length += count // len(caches)
+            # Of the last layer nothing is needed but the keys and values, and the states that logits come from.
+            wanted = count if counts is not None or index < last else int(logits)
+            x = layer(x, caches, periods, offset, wanted, spans)
+        for cache, own in zip(caches, [count] if counts is None else counts, strict=True):
+            cache.length += own
         return x
 
 
@@ -132,11 +149,17 @@ class Layer:
         return [array for part in parts for array in part.arrays()]
 
     def __call__(
-        self, x: mx.array, caches: Sequence[KVCache], periods: Periods, offset: int | mx.array, wanted: int
+        self,
+        x: mx.array,
+        caches: Sequence[KVCache],
+        periods: Periods,
+        offset: int | mx.array,
+        wanted: int,
+        spans: Spans = None,
     ) -> mx.array:
-        """x [n, hidden] to the states of the last `wanted` tokens; caches and `offset` are those of `Attention`."""
+        """x [n, hidden] to the states of the last `wanted` tokens; the other arguments are those of `Attention`."""
         normed = x if self._before_attention is None else self._before_attention(x)
-        attended = self._attention(normed, caches, periods, offset, wanted)
+        attended = self._attention(normed, caches, periods, offset, wanted, spans)
         if attended is None:
             return x
         if self._after_attention is not None:
@@ -169,6 +192,11 @@ def _feed_forward(spec: FeedForwardSpec | ExpertsSpec, prefix: str, parameters: 
     else:
         raise TypeError("a feed-forward has an up projection")
     return blocks.feed_forward(gates, ups, parameters.matrix(prefix + spec.down.name), spec.activation)
+
+
+def _spans(counts: Sequence[int]) -> list[tuple[int, int]]:
+    ends = list(accumulate(counts))
+    return list(zip([0, *ends], ends, strict=False))
 
 
 def _periods(rope: Rope, regime: Regime) -> mx.array:

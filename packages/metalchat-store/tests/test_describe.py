@@ -187,6 +187,46 @@ def test_a_gguf_file_is_described_by_less_than_a_mebibyte(look: Callable[..., De
     assert sum(request.sent for request in hub.of("cdn")) < 1 << 20
 
 
+def tensors(*shapes: list[int]) -> bytes:
+    """What follows the metadata, and the values after it."""
+    found = b""
+    for index, shape in enumerate(shapes):
+        found += word(f"t{index}") + struct.pack(f"<I{len(shape)}Q", len(shape), *shape) + struct.pack("<IQ", 2, 0)
+    return found
+
+
+def quantized(*shapes: list[int], count: int | None = None, room: int = 3_000_000) -> bytes:
+    """A file as llama-quantize writes it: no count of parameters, the file type behind the vocabulary."""
+    data = gguf(
+        ("general.architecture", 8, word("llama")),
+        ("llama.block_count", 4, number(16)),
+        ("tokenizer.ggml.tokens", 9, VOCABULARY),
+        ("tokenizer.chat_template", 8, word("{{ messages }}" * 100)),
+        ("general.file_type", 4, number(2)),
+        tail=tensors(*shapes) + bytes(room),
+    )
+    return data[:8] + struct.pack("<Q", len(shapes) if count is None else count) + data[16:]
+
+
+def test_parameters_and_type_behind_the_vocabulary_are_found(look: Callable[..., Description], hub: FakeHub) -> None:
+    found = look({"m.gguf": quantized([2048, 1000], [64], [3, 4, 5, 6])})
+    assert (found.parameters, found.quantization) == (2_048_000 + 64 + 360, "Q4_0")
+    assert found.fetched < 2_200_000  # the header has 1.1 MB
+
+
+def test_tensors_that_lie_are_refused(look: Callable[..., Description]) -> None:
+    with pytest.raises(NotAModel, match=r"too short for its 1,048,576,000,000 parameters$"):
+        look({"m.gguf": quantized([1 << 20, 1_000_000])})
+    for broken in (
+        quantized([1, 1, 1, 1, 1]),
+        quantized([1 << 40, 1 << 40]),
+        quantized([1], count=1 << 62),
+        quantized([1], count=5, room=0),
+    ):
+        with pytest.raises(NotAModel, match="is not a GGUF model"):
+            look({"m.gguf": broken})
+
+
 @pytest.mark.parametrize("size", [4, 20, 40, 100])
 def test_a_gguf_file_that_ends_in_its_header_is_refused(look: Callable[..., Description], size: int) -> None:
     with pytest.raises(NotAModel):

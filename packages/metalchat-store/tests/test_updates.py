@@ -300,10 +300,12 @@ def test_F_6_the_template_and_the_tokenizer_inside_a_gguf_file_are_told_apart(ma
     remote.files = {"m.gguf": gguf(b"two", [b"a", b"b"])}
     old, new = (hashlib.sha256(text).hexdigest()[:8] for text in (b"one", b"two"))
     line = f"the chat template of 'memory://host/org/m' changed (sha256 {old}… → {new}…)"
+    assert store.plan_update(entry.id).template == line
     assert line in store.update(entry.id).notices
     second = store.lock(entry.id)
     assert second.tokenizer == first.tokenizer
     remote.files = {"m.gguf": gguf(b"two", [b"a", b"c"])}
+    assert store.plan_update(entry.id).template is None
     assert len(store.update(entry.id).notices) == 1
     assert store.lock(entry.id).tokenizer != first.tokenizer
     store.pin(entry.id)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
+from metalchat_store import _peek_gguf
 from metalchat_store._answers import AnswerError, parse_json
 from metalchat_store._fetching import Fetching
 from metalchat_store._model_shape import Shape, gguf_config, shape_of
@@ -14,7 +15,7 @@ from metalchat_store._peek import Peek
 from metalchat_store._tensor_header import TensorFacts, header_length, read_header
 from metalchat_store.detect import family
 from metalchat_store.errors import AccessDenied, NotAModel
-from metalchat_store.gguf import FILE_TYPES, scalars
+from metalchat_store.gguf import FILE_TYPES
 from metalchat_store.remote import Listing, RemoteFile, Unpacks
 from metalchat_store.selection import select
 from metalchat_store.types import Plan
@@ -25,7 +26,7 @@ CONTEXT = 8192
 _BUDGET = 64 << 20
 _CONFIG = 1 << 20
 _FIRST = 16 << 10
-_GGUF_STEP, _GGUF_MOST = 64 << 10, 1 << 20
+_GGUF_NEEDED = {"general.file_type", "general.parameter_count"}
 _SHARDS = 64
 _TOGETHER = 8
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3"}
@@ -159,20 +160,17 @@ def _header(peek: Peek, file: RemoteFile) -> Sequence[TensorFacts]:
 
 
 def _gguf(peek: Peek, file: RemoteFile, known: Description, context: int | None) -> Description:
-    data, complete = b"", False
-    facts: Mapping[str, int | str] = {}
-    while not complete and len(data) < min(_GGUF_MOST, file.size or _GGUF_MOST):
-        data += peek.part(file, len(data), len(data) + _GGUF_STEP)
-        facts, complete = scalars(data, file.path)
-    if not complete and len(data) == file.size:
-        raise NotAModel(f"'{file.path}' is not a GGUF model: it ends within its header")
+    header = _peek_gguf.look(peek, file, lambda header: header.vocabulary and header.facts.keys() >= _GGUF_NEEDED)
+    facts = header.facts
     name, kind, count = (facts.get(f"general.{key}") for key in ("architecture", "file_type", "parameter_count"))
+    if header.parameters is not None and file.size is not None and header.parameters > 8 * file.size:
+        raise NotAModel(f"'{file.path}' is not a GGUF model: it is too short for its {header.parameters:,} parameters")
     scheme = FILE_TYPES.get(kind) if isinstance(kind, int) else None
     plain = scheme in ("F32", "F16", "BF16")
     found = replace(
         known,
         architecture=family(name, source=f"'general.architecture' in '{file.path}'"),
-        parameters=count if isinstance(count, int) else None,
+        parameters=count if isinstance(count, int) else header.parameters,
         dtype=_DTYPES[scheme] if plain and scheme is not None else None,
         quantization=None if plain else scheme,
         weights=file.size,

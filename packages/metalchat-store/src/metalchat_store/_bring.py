@@ -14,7 +14,6 @@ from metalchat_store._release import release
 from metalchat_store.blobs import Blobs
 from metalchat_store.errors import UntrustedData
 from metalchat_store.remote import Adopts, Listing, RemoteFile
-from metalchat_store.snapshots import Snapshots
 from metalchat_store.transfer import Stored, key_of
 from metalchat_store.types import Plan
 
@@ -28,7 +27,7 @@ def brought(
     Raises `DiskError` before the first byte if they do not fit. What nothing refers to at the end is deleted again
     when the content was not what was promised; afterwards leftovers of other processes are.
     """
-    known = Known(Snapshots(layout).all())
+    known = Known.of(layout, fetching.remote, listing)
     present = dict(_present(missing, known, Blobs(layout.blobs)))
     plan = _plan(fetching, listing, chosen, [file for file in missing if file.path not in present])
     _make_sure_of_space(layout, listing, missing, present, plan.download_bytes or 0)

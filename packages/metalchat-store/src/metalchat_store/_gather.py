@@ -58,7 +58,13 @@ class Gatherer:
         self._copies = copies
         self._guard = threading.Lock()
         self._transfer = Transfer(
-            layout=layout, remote=remote, listing=listing, context=context, waiting=waiting, seen=self._tell
+            layout=layout,
+            remote=remote,
+            listing=listing,
+            context=context,
+            waiting=waiting,
+            known=known,
+            seen=self._tell,
         )
 
     def __enter__(self) -> Self:

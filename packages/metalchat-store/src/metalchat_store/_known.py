@@ -1,18 +1,23 @@
 """What the snapshots of a store tell about its blobs."""
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 
+from metalchat_store._layout import Layout
 from metalchat_store.blobs import Blobs, Stamp
 from metalchat_store.digest import Digest
-from metalchat_store.remote import RemoteFile
-from metalchat_store.snapshots import Snapshot
+from metalchat_store.remote import Adopts, Listing, Remote, RemoteFile, Unpacks
+from metalchat_store.snapshots import Snapshot, Snapshots
+
+_TICK = 1_000_000_000  # nanoseconds within which two changes of a folder may have one time
 
 
 class Known:
-    """An index over all snapshots: stamps by digest, digests by git id and by stamp."""
+    """An index over snapshots: stamps by digest, digests by git id and by stamp."""
 
-    def __init__(self, snapshots: Iterable[Snapshot]) -> None:
+    def __init__(self, snapshots: Iterable[Snapshot], as_of: int | None = None) -> None:
+        self._as_of = as_of
         self._stamps: dict[Digest, set[Stamp]] = defaultdict(set)
         self._by_git: dict[str, Digest] = {}
         self._by_stamp: dict[Stamp, Digest] = {}
@@ -23,6 +28,21 @@ class Known:
                 if file.stamp is not None:
                     self._stamps[file.digest].add(file.stamp)
                     self._by_stamp[file.stamp] = file.digest
+
+    @classmethod
+    def of(cls, layout: Layout, remote: Remote, listing: Listing) -> "Known":
+        """What the snapshots tell that name a listed file, or all of them where the listing does not tell enough."""
+        snapshots, as_of = Snapshots(layout), _changed(layout)
+        if as_of is not None and abs(time.time_ns() - as_of) < _TICK:
+            as_of = None
+        if isinstance(remote, Adopts | Unpacks):
+            return cls(snapshots.all(), as_of)
+        listed = {identity for file in listing.files for identity in (file.sha256, file.git_sha1) if identity}
+        return cls(snapshots.naming(listed), as_of)
+
+    def is_current(self, layout: Layout) -> bool:
+        """Whether certainly no snapshot was written since."""
+        return self._as_of is not None and self._as_of == _changed(layout)
 
     def stamps(self, digest: Digest) -> frozenset[Stamp]:
         """Every recorded stamp of a blob."""
@@ -43,3 +63,11 @@ class Known:
     def shared(self, stamp: Stamp) -> Digest | None:
         """The blob that has exactly this stamp: the same file, if it lies on the same file system."""
         return self._by_stamp.get(stamp)
+
+
+def _changed(layout: Layout) -> int | None:
+    """When a snapshot was last written or deleted, in nanoseconds; None before the first one."""
+    try:
+        return layout.snapshots.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None

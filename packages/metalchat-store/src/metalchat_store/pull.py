@@ -1,8 +1,8 @@
 """A pull: list, compare, fetch, detect, record, publish, in this order, so that a kill at any point loses nothing."""
 
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from metalchat_store.detect import config_architecture, gguf_architecture, index
 from metalchat_store.entries import Entries
 from metalchat_store.errors import NotAModel, Refused, UntrustedData
 from metalchat_store.remote import Adopts, Listing, RemoteFile, Unpacks
+from metalchat_store.roots import Roots
 from metalchat_store.selection import INDEX, WEIGHTS, Selection, select, short_name
 from metalchat_store.snapshots import Snapshot, SnapshotFile, Snapshots
 from metalchat_store.sources import normalise
@@ -64,7 +65,7 @@ class Pull:
         return describe(self._fetching, listing, self._planned(listing), context)
 
     def _planned(self, listing: Listing) -> Plan:
-        known = Known(self._snapshots.all())
+        known = Known.of(self._layout, self._remote, listing)
         wanted = self._wanted(listing)
 
         def has(file: RemoteFile) -> bool:
@@ -84,7 +85,7 @@ class Pull:
             if entry is not None:
                 self._tidy(listing, entry.id)
                 return Pulled(entry=entry, already=True, fetched_bytes=0)
-            known = Known(self._snapshots.all())
+            known = Known.of(self._layout, self._remote, listing)
             wanted = self._wanted(listing)
             present = self._present(wanted, known)
             plan = self._plan(listing, wanted, [file for file in wanted if file.path not in present])
@@ -118,7 +119,7 @@ class Pull:
 
     def _whole_entry(self, listing: Listing) -> Entry | None:
         """The entry that holds exactly this listing, undamaged; damage is recorded, so that the pull repairs it."""
-        for entry in self._entries.all():
+        for entry in self._candidates(listing):
             if entry.spec is None or entry.commit is None:
                 continue
             if normalise(entry.spec.repository) != self._source.repository:
@@ -137,6 +138,15 @@ class Pull:
             if not outcome.damaged:
                 return entry
         return None
+
+    def _candidates(self, listing: Listing) -> Iterator[Entry]:
+        """The entries that may hold this listing, or must stay as they are: not all of a large store are read."""
+        ids = frozenset(self._entries.ids())
+        with suppress(OSError):  # what may be held cannot be read: all of them are looked at
+            ids &= self._snapshots.at(listing.commit) | {root.id for root in Roots(self._layout).all()}
+        for id in sorted(ids):
+            with suppress(FileNotFoundError):  # removed since it was named
+                yield self._entries.read(id)
 
     def _matches(self, listing: Listing, snapshot: Snapshot) -> bool:
         """Whether a snapshot has the listed identities and none of the small files is left out.
@@ -172,7 +182,7 @@ class Pull:
             and entry.damaged is None
             and entry.commit == listing.commit
             and normalise(entry.spec.repository) == self._source.repository
-            for entry in self._entries.all()
+            for entry in self._candidates(listing)
         )
 
     def _present(self, wanted: Iterable[RemoteFile], known: Known) -> Mapping[str, Stored]:

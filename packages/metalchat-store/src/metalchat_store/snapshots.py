@@ -4,7 +4,8 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from metalchat_store.errors import UntrustedData
 from metalchat_store.names import check_names, local_path
 
 _LIMIT = 16 << 20
+_IDENTITY = re.compile(rb'"([0-9a-f]{40}|[0-9a-f]{64})"')
 _NEVER = Stamp(-1, -1, -1)
 
 
@@ -111,6 +113,19 @@ class Snapshots:
             if snapshot is not None:
                 yield snapshot
 
+    def naming(self, identities: Set[str]) -> Iterator[Snapshot]:
+        """Every whole snapshot in which one of these SHA-256 or git ids is; the others are not even parsed."""
+        for id, path in self._paths():
+            data = _data(path)
+            if data is not None and not identities.isdisjoint(map(bytes.decode, _IDENTITY.findall(data))):
+                snapshot = _parsed(id, data)
+                if snapshot is not None:
+                    yield snapshot
+
+    def at(self, commit: str) -> frozenset[str]:
+        """The ids of the entries that have a snapshot of a commit."""
+        return frozenset(id for id, path in self._paths() if path.name == f"{id}@{commit}.json")
+
     def others(self, id: str, *, keep: str | None = None) -> frozenset[Path]:
         """The files of the snapshots of an entry, but for that of the commit `keep`."""
         kept = None if keep is None else self._path(id, keep)
@@ -172,14 +187,23 @@ def _record(file: SnapshotFile) -> dict[str, object]:
     }
 
 
-def _parse(id: str, path: Path) -> Snapshot | None:
-    """None for a file that is missing or damaged; `OSError` for one that cannot be read now."""
+def _data(path: Path) -> bytes | None:
+    """None for a file that is missing or too large; `OSError` for one that cannot be read now."""
     try:
-        data = read_file(path, _LIMIT)
+        return read_file(path, _LIMIT)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EINVAL):
             return None
         raise
+
+
+def _parse(id: str, path: Path) -> Snapshot | None:
+    """None for a file that is missing or damaged; `OSError` for one that cannot be read now."""
+    data = _data(path)
+    return None if data is None else _parsed(id, data)
+
+
+def _parsed(id: str, data: bytes) -> Snapshot | None:
     try:
         record = json.loads(data)
         files = tuple(_file(item) for item in record["files"])

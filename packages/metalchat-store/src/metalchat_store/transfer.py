@@ -19,7 +19,6 @@ from metalchat_store.digest import Digest
 from metalchat_store.errors import IntegrityError, NetworkError
 from metalchat_store.remote import Listing, Remote, RemoteContext, RemoteFile
 from metalchat_store.selection import limit_of
-from metalchat_store.snapshots import Snapshots
 
 
 class Stopped(Exception):
@@ -79,6 +78,7 @@ class Transfer:
         listing: Listing,
         context: RemoteContext,
         waiting: Waiting,
+        known: Known,
         seen: Callable[[str, int, int | None], None],
     ) -> None:
         self._layout = layout
@@ -89,7 +89,7 @@ class Transfer:
         self._waiting = waiting
         self._seen = seen
         self._guard = threading.Lock()
-        self._recorded: tuple[int, Known] | None = None
+        self._known = known
 
     def blob(self, file: RemoteFile, known: frozenset[Stamp] = frozenset(), *, settled: bool = True) -> Stored:
         """Fetch a file and give it its place among the blobs. `known` are the recorded stamps of its digest.
@@ -132,10 +132,9 @@ class Transfer:
     def _since(self, file: RemoteFile) -> tuple[Digest, Stamp] | None:
         """A file that a snapshot names which another pull has recorded meanwhile."""
         with self._guard:
-            now = self._layout.snapshots.stat().st_mtime_ns
-            if self._recorded is None or now != self._recorded[0]:
-                self._recorded = now, Known(Snapshots(self._layout).all())
-            return self._recorded[1].stored(file, self._blobs)
+            if not self._known.is_current(self._layout):
+                self._known = Known.of(self._layout, self._remote, self._listing)
+            return self._known.stored(file, self._blobs)
 
     def _publish(self, file: RemoteFile, partial: Partial, digest: Digest, *, settled: bool) -> Stamp:
         try:

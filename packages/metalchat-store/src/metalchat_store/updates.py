@@ -19,7 +19,7 @@ from metalchat_store.blobs import Blobs
 from metalchat_store.errors import IntegrityError, StoreError
 from metalchat_store.remote import Adopts, Listing, RemoteFile, Unpacks
 from metalchat_store.selection import INDEX, WEIGHTS, limit_of, select, short_name
-from metalchat_store.snapshots import Snapshot, SnapshotFile, Snapshots
+from metalchat_store.snapshots import Snapshot, SnapshotFile
 from metalchat_store.types import Entry
 
 Kind = Literal["weights", "template", "tokenizer", "licence", "readme", "other"]
@@ -121,7 +121,7 @@ def plan_update(fetching: Fetching, entry: Entry, snapshot: Snapshot | None, hel
         before=entry.commit,
         after=listing.commit,
         changes=changes,
-        download_bytes=0 if listing.commit == entry.commit else _download(fetching, wanted),
+        download_bytes=0 if listing.commit == entry.commit else _download(fetching, listing, wanted),
         template=template,
         held=held,
     )
@@ -152,10 +152,10 @@ def _same(file: RemoteFile, old: SnapshotFile) -> bool:
     return file.git_sha1 is not None and file.git_sha1 == old.git_sha1
 
 
-def _download(fetching: Fetching, wanted: Iterable[RemoteFile]) -> int | None:
+def _download(fetching: Fetching, listing: Listing, wanted: Iterable[RemoteFile]) -> int | None:
     if isinstance(fetching.remote, Adopts):
         return 0
-    known, blobs = Known(Snapshots(fetching.layout).all()), Blobs(fetching.layout.blobs)
+    known, blobs = Known.of(fetching.layout, fetching.remote, listing), Blobs(fetching.layout.blobs)
     total = 0
     for file in wanted:
         digest = known.digest(file)

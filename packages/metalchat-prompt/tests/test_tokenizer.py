@@ -130,6 +130,9 @@ PANICS = {
     "a regex that replaces": ("normalizer", {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"}),
     "a map of nonsense": ("normalizer", charsmap(1024, b"\xff" * 1024 + b"abc")),
     "a map that jumps about": ("normalizer", charsmap(1024, bytes(range(256)) * 4)),
+    "a merge of two pieces with one id": ("model", {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": [["a", "b"]]}),
+    "pieces of no length": ("pre_tokenizer", {"type": "FixedLength", "length": 0}),
+    "nothing that is replaced": ("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "b" * 1000}),
     "a map of 8 GB": ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "/////w=="}),
 }
 

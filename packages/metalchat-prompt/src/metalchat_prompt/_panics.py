@@ -68,8 +68,11 @@ def check_templates(found: list[dict[str, Any]], what: str) -> None:
 
 
 def doubtful(found: list[dict[str, Any]]) -> bool:
-    """Whether some text may make the library panic: by a regex nobody vouches for, or by a table."""
-    return any("precompiled_charsmap" in part or part.get("Regex") not in {None, *_HARMLESS} for part in found)
+    """Whether some text may make the library panic: by a regex nobody vouches for, a table, or a match of nothing."""
+    return any(
+        "precompiled_charsmap" in part or part.get("String") == "" or part.get("Regex") not in {None, *_HARMLESS}
+        for part in found
+    )
 
 
 def quietly(call: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:

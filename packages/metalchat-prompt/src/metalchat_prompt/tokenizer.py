@@ -69,8 +69,8 @@ class Tokenizer:
         self._library = self._guarded(_load, data)
         parts = self._guarded(_panics.parts, self._library)
         _panics.check_templates(parts, what)
-        self._quiet = _panics.doubtful(parts)
         self.decode(self.encode_document(_PROBE))
+        self._quiet = _panics.doubtful(parts)
         found = self._guarded(self._library.get_added_tokens_decoder)
         self.added: tuple[AddedToken, ...] = tuple(
             AddedToken(id=index, content=token.content, special=token.special, normalized=token.normalized)

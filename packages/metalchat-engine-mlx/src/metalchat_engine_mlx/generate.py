@@ -74,7 +74,13 @@ class Answer:
             yield TextDelta(text="", sampled=self._taken())
         yield Finish(
             reason="tool_calls" if self._reply.called else reason,
-            usage=Usage(prompt_tokens=self._total, completion_tokens=count, cached_tokens=cached),
+            usage=Usage(
+                prompt_tokens=self._total,
+                completion_tokens=count,
+                cached_tokens=cached,
+                proposed_tokens=self._outbox.proposed,
+                accepted_tokens=self._outbox.accepted,
+            ),
             timings=Timings(
                 prefill_seconds=first - self._started,
                 decode_seconds=time.perf_counter() - first,

@@ -1,4 +1,4 @@
-"""One answer as the scheduler sees it: a prompt in chunks, then token by token."""
+"""One answer as the scheduler sees it: a prompt in chunks, then token by token, or as many as were guessed ahead."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from metalchat_engine_mlx.outbox import End, Outbox, Progress
 from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.rope import Regime
 from metalchat_engine_mlx.sampling import Sampler
+from metalchat_engine_mlx.speculation import Ahead, Speculation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +38,19 @@ class Job:
 
     `tokens` are those whose keys and values the cache holds, once a step is over. `regime` is that of the prompt, or
     of all tokens where they were computed again. With `exact`, nothing is kept that was computed in other pieces than
-    a whole prompt is.
+    a whole prompt is. `speculation` guesses tokens ahead.
     """
 
-    def __init__(self, model: Decoder, plan: Plan, recall: Recall, outbox: Outbox, *, exact: bool) -> None:
+    def __init__(
+        self,
+        model: Decoder,
+        plan: Plan,
+        recall: Recall,
+        outbox: Outbox,
+        *,
+        exact: bool,
+        speculation: Speculation,
+    ) -> None:
         self.plan, self.outbox = plan, outbox
         self.regime = model.config.regime(len(plan.tokens))
         self.ended = False
@@ -52,6 +62,8 @@ class Job:
         self._sampler: Sampler | None = None
         self._draw: Draw | None = None
         self._next: Draw | None = None
+        self._ahead: Ahead | None = speculation.begin(plan.tokens, pays_from=model.batch_from)
+        self._proposed: list[int] = []
 
     @property
     def begun(self) -> bool:
@@ -72,9 +84,9 @@ class Job:
         return self._known[: self.cache.length]
 
     @property
-    def guided(self) -> bool:
+    def waits(self) -> bool:
         """Whether a token must be known before the next can be drawn."""
-        return self.plan.guide is not None
+        return self.plan.guide is not None or (self._ahead is not None and not self._ahead.pauses)
 
     def prefill(self, chunk: int) -> None:
         """Compute one more piece of the prompt; after the last, the first token is known too."""
@@ -108,7 +120,7 @@ class Job:
     def goes_on(self) -> bool:
         """Whether a token is wanted after the one that is being drawn."""
         guide = self.plan.guide
-        return not self.ended and self._count + (not self.guided) < self.plan.limit and not (guide and guide.done)
+        return not self.ended and self._count + (not self.waits) < self.plan.limit and not (guide and guide.done)
 
     @property
     def following(self) -> Regime:
@@ -120,7 +132,7 @@ class Job:
         regime = self.following
         if not self._model.config.recomputes or regime == self.regime:
             return False
-        known = mx.concatenate([mx.array(self._known), self.token.astype(mx.int32)])
+        known = mx.concatenate([mx.array(self.tokens), self.token.astype(mx.int32)])
         logits, self._cache = self._model.again(known, regime, self.plan.chunk)
         self.regime = regime
         self.draw(logits)
@@ -132,6 +144,52 @@ class Job:
         if self._draw is None:
             raise TypeError("no token was drawn")
         return self._draw.token.reshape(1)
+
+    def propose(self) -> None:
+        """Guess what follows the last token, where that is known and the time is right."""
+        if self._ahead is None or self._ahead.pauses:
+            if self._ahead is not None:
+                self._ahead.rest()
+            return
+        if self._sampler is None:
+            raise TypeError("a job has a sampler once it has begun")
+        most = self.plan.limit - self._count - 1
+        if most > 0:
+            self._proposed = self._ahead.propose(self._known, most, self._sampler)
+        # What is computed at once must be rotated alike.
+        if self._model.config.regime(self.cache.length + 1 + len(self._proposed)) != self.following:
+            self._proposed.clear()
+
+    @property
+    def computing(self) -> mx.array:
+        """The tokens of the next step: the last one, and those that were proposed after it."""
+        return mx.array([self._known[-1], *self._proposed], dtype=mx.uint32) if self._proposed else self.token
+
+    def settle(self, logits: mx.array) -> None:
+        """Draw from the logits [n, vocab_size] after the tokens of this step.
+
+        As far as what is drawn was proposed, the tokens are told; the first one that was not is the next.
+        """
+        proposed = self._proposed.copy()
+        self._proposed.clear()
+        if not proposed or self._ahead is None:
+            self.draw(logits[0])
+            return
+        self.cache.length -= len(proposed)
+        self.outbox.proposed += len(proposed)
+        for accepted, guess in enumerate(proposed):
+            self.draw(logits[accepted])
+            if self._next is None or self._next.token.item() != guess:
+                self._ahead.judge(accepted)
+                return
+            self.cache.length += 1
+            self.outbox.accepted += guess not in self.plan.stop_ids
+            self.turn()
+            self.tell()
+            if self.ended:
+                return
+        self._ahead.judge(len(proposed))
+        self.draw(logits[-1])
 
     def draw(self, logits: mx.array) -> None:
         """Draw the next token, lazily, from the logits [vocab_size]."""
@@ -185,6 +243,8 @@ class Job:
 
     def keep(self) -> None:
         """Keep the keys and values of prompt and answer for others, if all were rotated alike."""
+        if self._ahead is not None:
+            self._ahead.keep(self._known)
         if self._cache is not None and not self._exact:
             tokens = self.tokens
             if self._model.config.regime(len(tokens)) == self.regime:

@@ -3,24 +3,28 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
-from metalchat_engine import EngineSettings, InvalidModel, OutOfMemory, UnsupportedRequest
+from metalchat_engine import EngineSettings, InvalidModel, ModelSource, OutOfMemory, UnsupportedRequest
 
 from metalchat_engine_mlx.cache import cache_group
-from metalchat_engine_mlx.checkpoint import Checkpoint
+from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint
 from metalchat_engine_mlx.config import ModelConfig
 from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.device import Blocks, DeviceBlocks
+from metalchat_engine_mlx.draft import DraftModel, check_draft
 from metalchat_engine_mlx.drawing import numbers
+from metalchat_engine_mlx.engine import read_prompt
 from metalchat_engine_mlx.host import HostBlocks, default_threads
 from metalchat_engine_mlx.model import MlxModel
 from metalchat_engine_mlx.parameters import Parameters
 from metalchat_engine_mlx.prefix import PrefixCache
 from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.settings import MlxSettings, capabilities
+from metalchat_engine_mlx.speculation import Speculation
 from metalchat_engine_mlx.states import LayerShape, StateFiles, files_identity
 from metalchat_engine_mlx.streams import borrow, give_back
 from metalchat_engine_mlx.weights import matrices
@@ -46,6 +50,7 @@ def load_model(
         )
     device = _device(own)
     on_cpu = device == mx.cpu
+    chunk = settings.prefill_chunk or (_HOST_CHUNK if on_cpu else _DEVICE_CHUNK)
     streams = borrow(device, (own.threads or default_threads()) if on_cpu else 1)
     if on_cpu:
         # Freed memory that MLX keeps for itself is memory that others lack; small pieces are all a CPU needs.
@@ -54,13 +59,13 @@ def load_model(
         with mx.stream(streams[0]):
             decoder = _build(checkpoint, _blocks(checkpoint, own, streams, on_cpu=on_cpu), own.cache_bits)
         found = prompt()
+        draft = None if own.draft is None else _draft(own.draft, checkpoint, found, own, streams, chunk=chunk)
     except BaseException:
         give_back(streams)
         raise
     mx.clear_cache()
     mx.reset_peak_memory()
     longest = checkpoint.config.context_length
-    chunk = settings.prefill_chunk or (_HOST_CHUNK if on_cpu else _DEVICE_CHUNK)
     return MlxModel(
         decoder,
         found,
@@ -72,9 +77,31 @@ def load_model(
         batch=own.batch,
         deterministic=own.deterministic,
         recall=_recall(checkpoint, own, found, chunk=chunk, on_cpu=on_cpu),
+        speculation=Speculation(lookup=own.lookup, draft=draft, draft_tokens=own.draft_tokens),
         dtype=own.dtype or checkpoint.dtype,
         quantization=checkpoint.quantization,
         capabilities=capabilities(found.output_format, messages=found.has_template),
+    )
+
+
+def _draft(
+    path: Path, checkpoint: Checkpoint, prompt: "Prompt", own: MlxSettings, streams: Sequence[mx.Stream], *, chunk: int
+) -> DraftModel:
+    """The model in `path`, to guess ahead for that of `checkpoint`. Raises UnsupportedRequest where it cannot."""
+    found = read_checkpoint(ModelSource(path=path))
+    own_prompt = read_prompt(found)
+    try:
+        check_draft(found, own_prompt, checkpoint, prompt)
+    finally:
+        own_prompt.close()
+    with mx.stream(streams[0]):
+        decoder = _build(found, _blocks(found, own, streams, on_cpu=streams[0].device == mx.cpu), None)
+    return DraftModel(
+        decoder,
+        vocab_size=checkpoint.config.vocab_size,
+        chunk=chunk,
+        context_length=found.config.context_length,
+        prefix_cache_bytes=own.prefix_cache_bytes,
     )
 
 

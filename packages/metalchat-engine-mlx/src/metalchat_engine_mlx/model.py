@@ -34,6 +34,7 @@ from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.reply import Reply
 from metalchat_engine_mlx.sampling import Sampler
 from metalchat_engine_mlx.scheduler import Scheduler
+from metalchat_engine_mlx.speculation import Speculation
 from metalchat_engine_mlx.streams import give_back
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class MlxModel:
         recall: Recall,
         batch: int,
         deterministic: bool,
+        speculation: Speculation,
         dtype: str,
         quantization: str | None,
         capabilities: Capabilities,
@@ -67,6 +69,7 @@ class MlxModel:
         self._streams = streams
         self._chunk = chunk
         self._recall = recall
+        self._speculation = speculation
         self._closed = threading.Event()
         self._closing = threading.Lock()
         self._scratch = decoder.scratch
@@ -79,6 +82,7 @@ class MlxModel:
             exact=deterministic,
             translated=self._failure,
             closed=self._refusal,
+            speculation=speculation,
         )
         self._stop_ids = decoder.config.eos_token_ids | defaults.eos_token_ids | prompt.stop_ids
         self._weights_bytes = decoder.nbytes
@@ -96,7 +100,7 @@ class MlxModel:
             context_length=self._context_length,
             vocab_size=self._vocab_size,
             dtype=self._dtype,
-            memory_bytes=0 if self._closed.is_set() else self._weights_bytes + self._recall.nbytes,
+            memory_bytes=0 if self._closed.is_set() else self._held_bytes(),
             capabilities=self._capabilities,
             quantization=self._quantization,
         )
@@ -150,6 +154,7 @@ class MlxModel:
             self._closed.set()
             self._scheduler.close()
             self._recall.close()
+            self._speculation = Speculation()
             give_back(self._streams)
             mx.clear_cache()
             self._prompt.close()
@@ -161,6 +166,9 @@ class MlxModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self.close()
+
+    def _held_bytes(self) -> int:
+        return self._weights_bytes + self._recall.nbytes + self._speculation.nbytes
 
     def _check_open(self) -> None:
         if self._closed.is_set():

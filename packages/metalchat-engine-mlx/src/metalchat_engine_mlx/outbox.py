@@ -31,7 +31,8 @@ Item: TypeAlias = Progress | Drawn | End | BaseException
 class Outbox:
     """One thread puts, one takes. `taken` is called after each item that was taken.
 
-    Tokens are computed ahead of their taker, but not far: from `AHEAD` waiting items on, it is `full`.
+    Tokens are computed ahead of their taker, but not far: from `AHEAD` waiting items on, it is `full`. Of the tokens
+    that were put, `accepted` were among those `proposed` by a guess.
     """
 
     AHEAD = 3
@@ -40,6 +41,7 @@ class Outbox:
         self._queue: SimpleQueue[Item] = SimpleQueue()
         self._taken = taken
         self.cancelled = False
+        self.proposed = self.accepted = 0
 
     @property
     def full(self) -> bool:

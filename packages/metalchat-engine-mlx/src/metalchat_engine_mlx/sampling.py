@@ -1,5 +1,6 @@
 """How the next token is drawn from the logits, in float32."""
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -60,6 +61,13 @@ class Sampler:
         if self._counts is not None:
             self._counts[token] += 1
         return token
+
+    def copy(self) -> "Sampler":
+        """One that would draw the same from the same logits; neither notices what the other draws."""
+        other = copy.copy(self)
+        other._seen = None if self._seen is None else mx.array(self._seen)
+        other._counts = None if self._counts is None else mx.array(self._counts)
+        return other
 
     def _adjusted(self, logits: mx.array) -> mx.array:
         if self._seen is not None:

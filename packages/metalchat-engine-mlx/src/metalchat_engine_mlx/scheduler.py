@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +18,7 @@ from metalchat_engine_mlx.job import Job, Plan
 from metalchat_engine_mlx.outbox import Outbox
 from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.rope import Regime
+from metalchat_engine_mlx.speculation import Speculation
 
 # Prompts that begin with as many equal tokens are computed one after the other: the second takes over from the first.
 _ALIKE = 64
@@ -27,8 +29,8 @@ _SHORTER = 4
 class Scheduler:
     """`batch` answers are computed together at most. `exact` computes each as if it were alone, bit by bit.
 
-    `translated` turns what MLX raises into what a request's thread should see; `closed` makes what it sees once the
-    model is closed.
+    With `speculation`, which `exact` rules out, each guesses ahead for itself. `translated` turns what MLX raises into
+    what a request's thread should see; `closed` makes what it sees once the model is closed.
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class Scheduler:
         exact: bool,
         translated: Callable[[BaseException], BaseException],
         closed: Callable[[], BaseException],
+        speculation: Speculation,
     ) -> None:
         self._model: Decoder | None = model
         self._recall, self._stream = recall, stream
         self._batch, self._chunk, self._exact = batch, chunk, exact
         self._translated, self._refusal = translated, closed
+        self._speculation = speculation
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._idle = self._closed = False
@@ -79,7 +83,7 @@ class Scheduler:
             self._changed.notify()
         if thread is not None:
             thread.join()
-        self._model = None
+        self._model, self._speculation = None, Speculation()
 
     def _wake(self) -> None:
         if self._idle:
@@ -105,7 +109,10 @@ class Scheduler:
                 for jobs in (self._waiting, self._prefilling, self._decoding):
                     jobs.clear()
             else:
-                self._waiting += [Job(model, plan, self._recall, outbox, exact=self._exact) for plan, outbox in new]
+                self._waiting += [
+                    Job(model, plan, self._recall, outbox, exact=self._exact, speculation=self._speculation)
+                    for plan, outbox in new
+                ]
             if not self._waiting and not self._prefilling and not self._decoding:
                 self._thread = None
                 atexit.unregister(self.close)
@@ -166,21 +173,21 @@ class Scheduler:
         return self._prefilling.popleft() if self._prefilling else None
 
     def _decode(self, ready: Sequence[Job]) -> None:
-        # A guided answer's next token depends on this one; the others' next step begins before this one is known.
-        guided = [job for job in ready if job.guided]
-        for job in guided:
+        # What is guided, or guessed, depends on this token; the others' next step begins before this one is known.
+        waiting = [job for job in ready if job.waits]
+        for job in waiting:
             with self._failing([job]):
                 job.tell()
         self._advance([job for job in ready if job.goes_on()])
         for job in ready:
-            if not job.guided and not job.ended:
+            if job not in waiting and not job.ended:
                 with self._failing([job]):
                     job.tell()
             if not job.ended:
                 job.turn()
 
     def _advance(self, jobs: Sequence[Job]) -> None:
-        """Draw the next token of each, lazily."""
+        """Draw the next token of each, lazily, unless more than one was computed."""
         model = self._model
         if model is None:
             return
@@ -188,19 +195,21 @@ class Scheduler:
         for job in jobs:
             with self._failing([job]):
                 if not job.own_step():
+                    job.propose()
                     groups.setdefault(job.following, []).append(job)
         for regime, group in groups.items():
-            if self._exact or len(group) < model.batch_from:
-                for job in group:
+            computing = [job.computing for job in group]
+            counts = [tokens.size for tokens in computing]
+            if self._exact or len(group) == 1 or sum(counts) < model.batch_from:
+                for job, tokens, count in zip(group, computing, counts, strict=True):
                     with self._failing([job]):
-                        job.draw(model(job.token, job.cache, regime))
+                        job.settle(model.together(tokens, [job.cache], regime, [count]))
                 continue
             with self._failing(group):
-                tokens = mx.concatenate([job.token for job in group])
-                logits = model.together(tokens, [job.cache for job in group], regime)
-                for place, job in enumerate(group):
+                logits = model.together(mx.concatenate(computing), [job.cache for job in group], regime, counts)
+                for job, tokens in zip(group, mx.split(logits, list(accumulate(counts))[:-1]), strict=True):
                     with self._failing([job]):
-                        job.draw(logits[place])
+                        job.settle(tokens)
         with self._failing(jobs):
             mx.async_eval([job.drawing() for job in jobs if not job.ended])
 

@@ -15,7 +15,10 @@ KNOWN = (
     "cache_bits",
     "deterministic",
     "device",
+    "draft",
+    "draft_tokens",
     "dtype",
+    "lookup",
     "prefix_cache_bytes",
     "save_states",
     "state_bytes",
@@ -25,6 +28,7 @@ KNOWN = (
 PREFIX_CACHE_BYTES = 2**30
 STATE_BYTES = 2**31
 BATCH = 16
+DRAFT_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,8 @@ class MlxSettings:
     core. `prefix_cache_bytes` bounds the keys and values that are kept for prompts with the same beginning.
     `state_directory` is where those of long prompts are saved, None nowhere, and `state_bytes` bounds what lies there.
     `cache_bits` are those of keys and values, None as many as the arithmetic has. `batch` answers are computed together
-    at most, `deterministic` ones each as if it were alone.
+    at most, `deterministic` ones each as if it were alone. `lookup` tokens are guessed ahead where the text repeats
+    itself, 0 never; else, where there is a model in `draft`, `draft_tokens` of what that says.
     """
 
     device: Literal["cpu", "gpu"] | None = None
@@ -43,6 +48,9 @@ class MlxSettings:
     cache_bits: Literal[4, 8] | None = None
     batch: int = BATCH
     deterministic: bool = False
+    lookup: int = 0
+    draft: Path | None = None
+    draft_tokens: int = DRAFT_TOKENS
     prefix_cache_bytes: int = PREFIX_CACHE_BYTES
     state_directory: Path | None = None
     state_bytes: int = STATE_BYTES
@@ -68,6 +76,15 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
     prefix_cache = take("prefix_cache_bytes", whole(0, 2**50), "a number of bytes")
     batch = take("batch", whole(1, 256), "1 to 256")
     deterministic = take("deterministic", lambda value: isinstance(value, bool), "true or false")
+    lookup = take("lookup", whole(0, 64), "0 to 64")
+    draft = take("draft", is_path, "the absolute path of a model")
+    draft_tokens = take("draft_tokens", whole(1, 64), "1 to 64")
+    for key, value in (("lookup", lookup), ("draft", draft)):
+        if deterministic and value:
+            # Several tokens at once are computed by other kernels than one.
+            raise UnsupportedRequest(f"engine setting '{key}' and deterministic exclude each other", option=key)
+    if draft_tokens is not None and draft is None:
+        raise UnsupportedRequest("engine setting 'draft_tokens' needs a draft", option="draft_tokens")
     saves = take("save_states", lambda value: isinstance(value, bool), "true or false") is not False
     states = take("state_directory", is_path, "an absolute path") or settings.state_directory
     state_bytes = take("state_bytes", whole(0, 2**50), "a number of bytes")
@@ -78,6 +95,9 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
         cache_bits=take("cache_bits", lambda value: value in (4, 8) and isinstance(value, int), "4 or 8"),
         batch=BATCH if batch is None else batch,
         deterministic=deterministic is True,
+        lookup=lookup or 0,
+        draft=None if draft is None else Path(draft),
+        draft_tokens=draft_tokens or DRAFT_TOKENS,
         prefix_cache_bytes=PREFIX_CACHE_BYTES if prefix_cache is None else prefix_cache,
         state_directory=None if states is None or not saves else Path(states),
         state_bytes=STATE_BYTES if state_bytes is None else state_bytes,

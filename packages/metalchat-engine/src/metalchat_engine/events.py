@@ -74,11 +74,17 @@ class RejectedToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Token counts. `cached_tokens` of the `prompt_tokens` were in the cache already."""
+    """Token counts. `cached_tokens` of the `prompt_tokens` were in the cache already.
+
+    An engine that guesses ahead has tried `proposed_tokens`, and `accepted_tokens` of them were what the model said.
+    Where a stop string ends the answer, some that follow it may be counted.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 BLOBS = 10  # of each model
 _UNUSED = 10  # every so many-th model is one whose entry is gone
@@ -15,16 +16,26 @@ from pathlib import Path
 from metalchat_store import Store
 home, count = Path(sys.argv[1]), int(sys.argv[2])
 store = Store(home, environ={}, now=lambda: time.time() + 1e7)
-began = time.perf_counter()
+def now():
+    return time.perf_counter(), time.process_time()
+def since(began):
+    return [after - before for before, after in zip(began, now())]
+began = now()
 listed = store.list()
-list_seconds = time.perf_counter() - began
+listing = since(began)
 if len(listed) != count or any(entry.damaged for entry in listed):
     raise SystemExit(f"{len(listed)} models are listed")
-began = time.perf_counter()
+began = now()
 collected = store.gc(dry_run=True)
-gc_seconds = time.perf_counter() - began
-print(json.dumps([list_seconds, gc_seconds, collected.blobs]))
+print(json.dumps([listing, since(began), collected.blobs]))
 """
+
+
+class Times(NamedTuple):
+    """Seconds that passed, and seconds of the processor."""
+
+    wall: float
+    processor: float
 
 
 def many_models(home: Path, count: int) -> int:
@@ -65,14 +76,14 @@ def many_models(home: Path, count: int) -> int:
     return BLOBS * (count + count // _UNUSED)
 
 
-def timed(home: Path, count: int) -> tuple[float, float]:
-    """Seconds of a listing and of a collection that only counts, in a process of their own."""
+def timed(home: Path, count: int) -> tuple[Times, Times]:
+    """A listing, and a collection that only counts, in a process of their own."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, str(home), str(count)], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-1000:])
-    list_seconds, gc_seconds, unused = json.loads(done.stdout)
+    listing, collection, unused = json.loads(done.stdout)
     if unused != BLOBS * (count // _UNUSED):
         raise RuntimeError(f"{unused} contents without a model were found")
-    return list_seconds, gc_seconds
+    return Times(*listing), Times(*collection)

@@ -15,7 +15,7 @@ from pathlib import Path
 from _machine import circumstances, load
 from _measure import alternate, cache_directory, clean_environment, sample, script
 from _report import Check, Goal, Report, Row, add_arguments, publish
-from _store_many import many_models, timed
+from _store_many import Times, many_models, timed
 from _store_server import FastHub, Served, served
 
 PACKAGES = ("metalchat-store", "metalchat-cli", "huggingface_hub", "httpx")
@@ -151,22 +151,26 @@ def compared(what: str, size: int, found: Mapping[str, list[Pull]]) -> list[Row]
 
 
 def large_store(folder: Path, count: int) -> list[Check]:
-    """Whether listing and collecting take time in proportion to the number of models."""
-    figures: dict[int, tuple[float, float]] = {}
+    """Whether listing and collecting take time in proportion to the number of models.
+
+    Judged by processor time, since one of the two stores is read in a moment in which others may use the machine.
+    """
+    figures: dict[int, list[tuple[Times, Times]]] = {}
     blobs = 0
     for models in (count // 10, count):
         home = folder / f"many-{models}"
         blobs = many_models(home, models)
-        figures[models] = min(timed(home, models) for _ in range(3))
+        figures[models] = [timed(home, models) for _ in range(5)]
         shutil.rmtree(home)
     rows = []
     for at, what in ((0, "listing"), (1, "collection")):
-        few, many = figures[count // 10][at], figures[count][at]
+        few, many = (min(found[at].processor for found in figures[models]) for models in (count // 10, count))
+        wall = min(found[at].wall for found in figures[count])
         growth = many / few / 10
         rows.append(
             Check(
                 measure=f"{what}: {count:,} models, {blobs:,} blobs",
-                found=f"{many:.2f} s; {few:.3f} s for a tenth: {growth:.2f}x a model",
+                found=f"{wall:.2f} s, {many:.2f} s of the processor; {few:.3f} s for a tenth: {growth:.2f}x a model",
                 wanted="≤ 1.5x a model",
                 met=growth <= 1.5,
             )

@@ -184,6 +184,16 @@ def test_options_win_over_the_file_and_are_checked_like_it(tmp_path: Path) -> No
     assert "has the shape [544, 64], expected [544, 32]" in str(other.reason)
 
 
+@pytest.mark.parametrize(
+    ("variant", "name"), [("llama", "num_hiden_layers"), ("llama", "attention_dropout"), ("gpt_neox", "rms_norm_eps")]
+)
+def test_an_option_that_would_change_nothing_is_refused(variant: str, name: str) -> None:
+    kind = FAMILIES.get(variant, {})
+    with pytest.raises(UnsupportedRequest, match=f"option '{name}' does nothing for a model of type '{variant}'") as no:
+        read_config(tiny_config(**kind), options={name: 1})
+    assert no.value.option == name
+
+
 def test_both_forms_of_rope_in_a_config_mean_the_same() -> None:
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling["original_max_position_embeddings"] = 64

@@ -9,6 +9,26 @@ from metalchat_engine import InvalidModel, UnsupportedModel, UnsupportedRequest
 Options = Mapping[str, bool | int | float | str]
 
 
+class _Document(dict[str, Any]):
+    """A config that knows which of its keys somebody has asked for."""
+
+    def __init__(self, values: Mapping[str, Any], asked: set[str]) -> None:
+        super().__init__(values)
+        self.asked = asked
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+
 class Fields:
     """Typed, ranged access to the keys of a config; `options` win over the file, key by key.
 
@@ -18,7 +38,20 @@ class Fields:
     def __init__(self, document: Mapping[str, Any], what: str, options: Options | None = None) -> None:
         self.what = what
         self.options = options or {}
-        self.document = {**document, **self.options}
+        self.document = _Document({**document, **self.options}, set())
+
+    def nested(self, document: Mapping[str, Any]) -> "Fields":
+        """The same options over another document."""
+        other = Fields(document, self.what, self.options)
+        other.document.asked = self.document.asked
+        return other
+
+    def check_options(self) -> None:
+        """Refuse an option that nothing has asked for: it would change nothing."""
+        for key in self.options:
+            if key not in self.document.asked:
+                model_type = shown(self.document.get("model_type"))
+                raise UnsupportedRequest(f"option '{key}' does nothing for a model of type {model_type}", option=key)
 
     def refuse(self, key: str, value: object, expected: str) -> NoReturn:
         if key in self.options:

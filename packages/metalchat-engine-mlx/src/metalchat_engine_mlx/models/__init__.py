@@ -42,7 +42,7 @@ def read_config(
     Raises:
         UnsupportedModel: another architecture, activation, or a quantisation that is not MLX's.
         InvalidModel: a value out of its range; no memory has been taken for it.
-        UnsupportedRequest: an option out of its range.
+        UnsupportedRequest: an option out of its range, or one that does nothing.
     """
     fields = Fields(document, what, options)
     model_type = fields.document.get("model_type")
@@ -54,4 +54,5 @@ def read_config(
         )
     name, _, function = module.partition(":")
     config: ModelConfig = getattr(importlib.import_module(f"{__name__}.{name}"), function or "read")(fields)
+    fields.check_options()
     return config

@@ -29,7 +29,7 @@ def read_with_pictures(fields: Fields) -> ModelConfig:
     whole = {key: value for key in _SHARED if (value := fields.document.get(key)) is not None}
     document = {**_DEFAULTS, **text, **whole, "model_type": fields.document["model_type"]}
     return dataclasses.replace(
-        read(Fields(document, fields.what, fields.options)),
+        read(fields.nested(document)),
         other_names=(
             {"model.": "language_model.model.", "lm_head": "language_model.lm_head"},
             {"model.": "model.language_model."},

@@ -1,6 +1,7 @@
 """Typed, ranged access to the keys of an untrusted config."""
 
 import math
+from collections import UserDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -9,24 +10,18 @@ from metalchat_engine import InvalidModel, UnsupportedModel, UnsupportedRequest
 Options = Mapping[str, bool | int | float | str]
 
 
-class _Document(dict[str, Any]):
+class _Document(UserDict[str, Any]):
     """A config that knows which of its keys somebody has asked for."""
 
-    def __init__(self, values: Mapping[str, Any], asked: set[str]) -> None:
-        super().__init__(values)
-        self.asked = asked
+    asked: set[str]
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> Any:  # pyrefly: ignore[missing-override-decorator] - it needs Python 3.12
         self.asked.add(key)
         return super().__getitem__(key)
 
-    def __contains__(self, key: object) -> bool:
+    def __contains__(self, key: object) -> bool:  # pyrefly: ignore[missing-override-decorator] - the same
         self.asked.add(str(key))
         return super().__contains__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.asked.add(key)
-        return super().get(key, default)
 
 
 class Fields:
@@ -38,7 +33,8 @@ class Fields:
     def __init__(self, document: Mapping[str, Any], what: str, options: Options | None = None) -> None:
         self.what = what
         self.options = options or {}
-        self.document = _Document({**document, **self.options}, set())
+        self.document = _Document({**document, **self.options})
+        self.document.asked = set()
 
     def nested(self, document: Mapping[str, Any]) -> "Fields":
         """The same options over another document."""

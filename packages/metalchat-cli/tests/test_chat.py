@@ -83,7 +83,7 @@ def test_a_conversation_that_is_too_long_is_said_and_goes_on(
     engine = use_engine(EchoEngine(context_length=8))
     typed(b"one two\nthree four five six\n/reset\nseven\n")
     done = cli("chat")
-    assert (done.code, done.out) == (0, "one two\nseven\n")
+    assert (done.code, done.out) == (2, "one two\nseven\n")
     assert done.err.count("\n") == 1
     assert "context_length is 8" in done.err
     assert done.err.endswith("/reset forgets the conversation\n")

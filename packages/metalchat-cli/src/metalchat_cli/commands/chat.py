@@ -12,10 +12,11 @@ Chosen = Annotated[session.Choices, Parameter(name="*")]
 HELP = "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer."
 
 
-def chat(*, choices: Chosen = session.NO_CHOICES) -> None:
-    """Talk with the model that is checked out."""
+def chat(*, choices: Chosen = session.NO_CHOICES) -> int:
+    """Talk with the model that is checked out. From a pipe, exits with 2 if a turn was too long to be answered."""
     from metalchat_engine import ContextTooLong, Message
 
+    code = 0
     with session.opened(choices) as opened:
         asked_by_a_person = terminal.can_ask()
         if asked_by_a_person:
@@ -24,7 +25,7 @@ def chat(*, choices: Chosen = session.NO_CHOICES) -> None:
         for text in _turns():
             command = text.strip()
             if command == "/exit":
-                return
+                break
             if command == "/reset":
                 history = ()
             elif command in ("/help", "/?"):
@@ -37,11 +38,13 @@ def chat(*, choices: Chosen = session.NO_CHOICES) -> None:
                     said = answer.stream(opened.model, opened.request(asked, conversation="chat"))
                 except ContextTooLong as error:
                     terminal.note(f"{opened.too_long(error)}. /reset forgets the conversation", "yellow")
+                    code = 0 if asked_by_a_person else ContextTooLong.exit_code
                     continue
                 if said.finish is None and not asked_by_a_person:
                     raise KeyboardInterrupt
                 terminal.end_answer()
                 history = (*asked, Message.assistant(said.text))
+    return code
 
 
 def _turns() -> Iterator[str]:

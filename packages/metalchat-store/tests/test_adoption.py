@@ -160,7 +160,7 @@ def test_S_4_a_blob_that_is_not_what_its_name_says_is_refused(store: Store, user
     data[-1] ^= 1
     blob.write_bytes(data)
     done = one(store.adopt(store.adoptable()))
-    assert str(done.error).startswith(f"'{victim}' is damaged: expected ")
+    assert str(done.error).startswith(f"'{blob}' is damaged: expected ")
     assert done.entry is None
     assert store.list() == ()
     assert not [path for path in (store.home / "blobs").rglob("*") if path.is_file()]

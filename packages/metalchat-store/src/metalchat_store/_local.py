@@ -66,10 +66,10 @@ def _compare(file: RemoteFile, length: int, digest: Digest, git: str) -> None:
         raise IntegrityError(f"'{file.path}' changed while it was read. Pull again")
     if file.sha256 is not None and digest.hex != file.sha256:
         raise IntegrityError(
-            f"'{file.path}' is damaged: expected sha256 {file.sha256[:6]}…, received {digest.hex[:6]}…. "
+            f"'{file.location}' is damaged: expected sha256 {file.sha256[:6]}…, received {digest.hex[:6]}…. "
             "Nothing was kept"
         )
     if file.git_sha1 is not None and git != file.git_sha1:
         raise IntegrityError(
-            f"'{file.path}' is damaged: expected git id {file.git_sha1[:6]}…, found {git[:6]}…. Nothing was kept"
+            f"'{file.location}' is damaged: expected git id {file.git_sha1[:6]}…, found {git[:6]}…. Nothing was kept"
         )

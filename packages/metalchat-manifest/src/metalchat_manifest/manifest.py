@@ -72,12 +72,6 @@ class Manifest:
         """What the file holds that metalchat does not know, in the order of the document."""
         return tuple(UnknownKey(key=key, line=self.line(key), nearest=_nearest_key(key)) for key in self._unknown)
 
-    @property
-    def prompt_system(self) -> Path | None:
-        """The file of the system prompt; a relative path starts from the manifest's folder."""
-        name = self.values.get("prompt.system")
-        return self.path.parent / name if isinstance(name, str) and name else None
-
     def line(self, key: str) -> int | None:
         """The line, from 1, of a dotted key or table; None where the file does not have it."""
         try:

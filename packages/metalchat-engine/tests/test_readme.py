@@ -24,9 +24,15 @@ def test_the_first_example_prints_what_the_text_says(tmp_path: Path) -> None:
 
 
 def test_the_engine_of_the_readme_keeps_the_contract(tmp_path: Path) -> None:
-    for block in BLOCKS[1:]:
+    for block in BLOCKS[1:3]:
         name = block.splitlines()[0].removeprefix("# ")
         (tmp_path / name).write_text(block, encoding="utf-8")
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_shout.py", directory=tmp_path)
     assert done.returncode == 0, done.stdout
     assert re.search(r"^\d\d passed in", done.stdout, re.MULTILINE)
+
+
+def test_the_last_example_prints_the_speed_of_each_size(tmp_path: Path) -> None:
+    done = run("-c", BLOCKS[3], directory=tmp_path)
+    assert done.stderr == ""
+    assert [line.partition(" Spread(mean=")[0] for line in done.stdout.splitlines()] == ["1", "4"]

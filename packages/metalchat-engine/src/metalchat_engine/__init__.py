@@ -5,6 +5,7 @@ from importlib import import_module
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
     from metalchat_engine._check import check, check_settings
+    from metalchat_engine.calibration import Standing, Trial, calibrate, standings, winner
     from metalchat_engine.discovery import EnginePoint, engines, load_engine
     from metalchat_engine.engine import (
         SPI_VERSION,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         ToolCall,
         Usage,
     )
+    from metalchat_engine.measuring import BatchRun, Spread, Timed, bench, measure
     from metalchat_engine.messages import (
         ImagePart,
         Message,
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SPI_VERSION",
+    "BatchRun",
     "CallProblem",
     "Capabilities",
     "Constraint",
@@ -103,6 +106,8 @@ __all__ = [
     "Role",
     "SampledToken",
     "Sampling",
+    "Spread",
+    "Standing",
     "StopStrings",
     "SupportsDiagnosis",
     "SupportsEmbedding",
@@ -111,22 +116,29 @@ __all__ = [
     "SupportsTokenCount",
     "TextDelta",
     "TextPart",
+    "Timed",
     "Timings",
     "TokenLogprob",
     "Tool",
     "ToolCall",
     "ToolCallPart",
     "ToolResultPart",
+    "Trial",
     "UnsupportedModel",
     "UnsupportedRequest",
     "Usage",
+    "bench",
+    "calibrate",
     "check",
     "check_settings",
     "engines",
     "load_engine",
     "load_plugin",
+    "measure",
     "plugin_points",
     "select_plugin",
+    "standings",
+    "winner",
 ]
 
 # Importing the package imports none of this; a name is imported when it is first used.
@@ -147,6 +159,8 @@ _MODULES = {
     ),
     "_check": "check check_settings",
     "stopping": "StopStrings",
+    "measuring": "BatchRun Spread Timed bench measure",
+    "calibration": "Standing Trial calibrate standings winner",
     "plugins": "PluginPoint load_plugin plugin_points select_plugin",
     "discovery": "EnginePoint engines load_engine",
 }

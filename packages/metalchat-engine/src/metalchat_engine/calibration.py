@@ -1,0 +1,133 @@
+"""Whether settings that only change the speed pay on this machine: the same answers with each of them, in turn."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from metalchat_engine.engine import Engine, EngineSettings, ModelSource
+from metalchat_engine.measuring import Spread, measure
+from metalchat_engine.messages import Message
+from metalchat_engine.request import GenerationRequest, Sampling
+
+LEAST_GAIN = 1.1
+"""How many times as fast settings must be, over all prompts, to be worth having."""
+LEAST_EACH = 0.95
+"""And how slow they may be, on any single one."""
+_WARM = 4
+
+_NOTICE = (
+    "The ferry to the island leaves at nine in the morning and again at three in the afternoon. Tickets are sold at "
+    "the small kiosk next to the harbour master's office, and they cost twelve crowns for adults and six for children. "
+    "Dogs travel free of charge, but they must be kept on a lead. In winter the ferry does not run on Sundays."
+)
+PROMPTS: Mapping[str, str] = {
+    "free": "Write a short story about a dog who finds a letter.",
+    "repeating": f"Copy this text word by word, without any change:\n\n{_NOTICE}",
+}
+"""What is asked: a text of the model's own, and one that says again what the prompt says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One answer to the prompt of the name `prompt`, with the settings of the name `candidate`."""
+
+    candidate: str
+    prompt: str
+    rate: float
+    text: str
+    completion_tokens: int
+    proposed_tokens: int
+    accepted_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a candidate did. `rates` are tokens a second by prompt; `gains` the ratios of their means to the first
+    candidate's. `agreed` is how many of its answers were those of the first candidate, of `answers`."""
+
+    candidate: str
+    rates: Mapping[str, Spread]
+    gains: Mapping[str, float]
+    answers: int
+    agreed: int
+
+    @property
+    def gain(self) -> float:
+        """The geometric mean of the gains."""
+        return math.exp(math.fsum(map(math.log, self.gains.values())) / max(len(self.gains), 1))
+
+    @property
+    def pays(self) -> bool:
+        return self.gain >= LEAST_GAIN and all(gain >= LEAST_EACH for gain in self.gains.values())
+
+
+def calibrate(
+    engine: Engine,
+    source: ModelSource,
+    candidates: Mapping[str, EngineSettings],
+    *,
+    runs: int = 3,
+    tokens: int = 96,
+    prompts: Mapping[str, str] = PROMPTS,
+) -> Iterator[Trial]:
+    """`runs` times in turn, every prompt with every candidate. The model is loaded anew for each, and is warm.
+
+    Raises what the engine raises for settings that it does not have.
+    """
+    for _ in range(runs):
+        for name, settings in candidates.items():
+            with engine.load(source, settings) as model:
+                for prompt, text in prompts.items():
+                    chat = model.info.capabilities.messages
+                    request = GenerationRequest(
+                        messages=(Message.user(text),) if chat else (),
+                        prompt=None if chat else text,
+                        sampling=Sampling(temperature=0),
+                        max_tokens=tokens,
+                    )
+                    # What is made once is made here, and the prompt read.
+                    measure(model, [replace(request, max_tokens=_WARM)])
+                    run = measure(model, [request])
+                    usage = run.answers[0].finish.usage
+                    yield Trial(
+                        candidate=name,
+                        prompt=prompt,
+                        rate=run.decode_rate or 0.0,
+                        text=run.answers[0].text,
+                        completion_tokens=usage.completion_tokens,
+                        proposed_tokens=usage.proposed_tokens,
+                        accepted_tokens=usage.accepted_tokens,
+                    )
+
+
+def standings(found: Sequence[Trial]) -> tuple[Standing, ...]:
+    """How each candidate did beside the first one that was tried, in the order in which they were."""
+    names = list(dict.fromkeys(trial.candidate for trial in found))
+    prompts = [
+        prompt
+        for prompt in dict.fromkeys(trial.prompt for trial in found)
+        # An answer of a single token has no speed.
+        if all(trial.rate > 0 for trial in found if trial.prompt == prompt)
+    ]
+    said = {trial.prompt: trial.text for trial in reversed(found) if trial.candidate == names[0]}
+    made: list[Standing] = []
+    base: dict[str, Spread] = {}
+    for name in names:
+        own = [trial for trial in found if trial.candidate == name]
+        rates = {prompt: Spread.of([t.rate for t in own if t.prompt == prompt]) for prompt in prompts}
+        base = base or rates
+        made.append(
+            Standing(
+                candidate=name,
+                rates=rates,
+                gains={prompt: rates[prompt].mean / base[prompt].mean for prompt in prompts},
+                answers=len(own),
+                agreed=sum(trial.text == said[trial.prompt] for trial in own),
+            )
+        )
+    return tuple(made)
+
+
+def winner(found: Sequence[Standing]) -> Standing | None:
+    """The one that gains most of those that pay, None where none does."""
+    return max((standing for standing in found if standing.pays), key=lambda standing: standing.gain, default=None)

@@ -347,3 +347,30 @@ def test_every_known_key_can_be_set_at_both_ends_of_its_range(key):
         editor = Editor(b"", HERE)
         editor.set(key, value)
         assert content_of(editor.data)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("before", ["", "[model]\nvariant = 'x'\n", "# a note\n\n[options]\nrope_theta = 1.0\n\n"])
+def test_a_table_that_came_and_went_leaves_no_byte_behind(before: str, ending: str) -> None:
+    data = before.replace("\n", ending).encode()
+    editor = Editor(data, HERE)
+    editor.set("engine.lookup", 8)
+    editor.set_table("calibration", {"gain": 1.5, "runs": 3})
+    assert editor.tables["calibration"] == {"gain": 1.5, "runs": 3}
+    assert not editor.drop_empty("calibration")
+    editor.set_table("calibration", {})
+    editor.unset("engine.lookup")
+    assert editor.drop_empty("calibration")
+    assert editor.drop_empty("engine")
+    assert not editor.drop_empty("engine")
+    # Where a file ends with an empty line, that was the one before the table.
+    assert editor.data == (data.removesuffix(ending.encode()) if before.endswith("\n\n") else data)
+
+
+def test_only_an_empty_table_loses_its_header() -> None:
+    text = b"[engine]\n# mine\nname = 'mlx'\n\n[chat] # empty\n[tools]\nx = 1\n"
+    editor = Editor(text, HERE)
+    assert not editor.drop_empty("engine")
+    assert not editor.drop_empty("source")
+    assert editor.drop_empty("chat")
+    assert editor.data == b"[engine]\n# mine\nname = 'mlx'\n[tools]\nx = 1\n"

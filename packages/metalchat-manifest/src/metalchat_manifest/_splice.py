@@ -65,6 +65,18 @@ def remove(text: str, path: tuple[str, ...]) -> str:
     return text[:start] + text[end:]
 
 
+def remove_header(text: str, path: tuple[str, ...]) -> str:
+    """`text` without the `[header]` of a section that holds nothing, and without one empty line before it."""
+    for section in scan(text).sections[1:]:
+        if section.path == path and not section.entries and not section.is_item:
+            before, after = text[: text.rfind("\n", 0, section.start) + 1], text[_line_end(text, section.end) :]
+            for ending in ("\r\n", "\n"):
+                if before.endswith("\n" + ending):
+                    return before.removesuffix(ending) + after
+            return before + after
+    return text
+
+
 def add_table(text: str, path: tuple[str, ...], content: Mapping[str, object]) -> str:
     """`text` with a new table at its end: values first, then a table for each mapping in `content`."""
     ending = _line_ending(text)

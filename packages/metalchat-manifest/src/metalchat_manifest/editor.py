@@ -94,7 +94,7 @@ class Editor:
         self._apply({("model", name): word for name, word in words.items()}, ())
 
     def set_table(self, name: str, mapping: Mapping[str, Content]) -> None:
-        """Makes `mapping` the whole content of an open table: `source`, `tools`, `chat`, `engine` or `options`.
+        """Makes `mapping` the whole content of an open table: `source`, `tools`, `chat`, `engine`, `options` and so on.
 
         Keys that `mapping` has not are removed; the others keep their place and comments.
         """
@@ -105,6 +105,14 @@ class Editor:
             _check_content(path, value)
         present = [path for path, _ in _leaves((name,), self._tables.get(name, {}))]
         self._apply(wanted, [path for path in present if path not in wanted])
+
+    def drop_empty(self, name: str) -> bool:
+        """Removes the header of a table that holds nothing, and the empty line before it; False where there is none."""
+        text = _splice.remove_header(self._text, (name,)) if self._tables.get(name) == {} else self._text
+        if text == self._text:
+            return False
+        self._text, self._tables = text, tomllib.loads(text)
+        return True
 
     def _apply(self, wanted: Mapping[_Path, Content], gone: Iterable[_Path]) -> None:
         text, expected = self._text, copy.deepcopy(self._tables)

@@ -1,13 +1,15 @@
 """The README is right, and what should be light is light."""
 
+import gc
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import metalchat_engine_mlx
+import mlx.core as mx
 import pytest
-from metalchat_engine import EngineError, EngineSettings, Inspection, ModelSource
+from metalchat_engine import EngineError, EngineSettings, Inspection, InvalidModel, ModelSource
 from metalchat_engine_mlx import MlxEngine
 from metalchat_engine_mlx.testing import write_tiny_model
 
@@ -54,6 +56,19 @@ def test_inspection_tells_sizes(tmp_path: Path) -> None:
             # Beside the weights there is nothing but a few constants.
             assert inspection.weights_bytes is not None
             assert inspection.weights_bytes <= model.info.memory_bytes < inspection.weights_bytes * 1.02
+
+
+def test_a_load_that_fails_keeps_no_memory(tmp_path: Path) -> None:
+    (write_tiny_model(tmp_path / "tiny", bits=4) / "tokenizer.json").write_text("{}")
+    gc.disable()
+    try:
+        before = mx.get_active_memory()
+        for _ in range(2):
+            with pytest.raises(InvalidModel):
+                MlxEngine().load(ModelSource(path=tmp_path / "tiny"), EngineSettings())
+        assert mx.get_active_memory() == before
+    finally:
+        gc.enable()
 
 
 def test_a_directory_without_a_model_says_so(tmp_path: Path) -> None:

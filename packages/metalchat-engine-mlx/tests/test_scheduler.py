@@ -263,6 +263,25 @@ def test_what_is_abandoned_is_computed_no_further_and_the_thread_ends(tiny: Path
         assert len(drawn(model, ASK)) == 24
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads that Python does not know are counted in /proc")
+def test_answers_leave_no_thread_behind(tiny: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "import mlx.core as mx\n"
+        "from metalchat_engine import EngineSettings, GenerationRequest, ModelSource\n"
+        "from metalchat_engine_mlx import MlxEngine\n"
+        "tasks, seen = Path('/proc/self/task'), []\n"
+        "with MlxEngine().load(ModelSource(path=Path(sys.argv[1])), EngineSettings()) as model:\n"
+        "    for _ in range(16):\n"
+        "        list(model.generate(GenerationRequest(prompt='Hello', max_tokens=2)))\n"
+        "        mx.clear_cache()\n"
+        "        seen.append(len(list(tasks.iterdir())))\n"
+        "print(seen[-1] - seen[3])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tiny)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 4
+
+
 @pytest.mark.parametrize(
     ("error", "seen"), [(RuntimeError("[malloc] Unable to allocate"), OutOfMemory), (KeyError("strange"), KeyError)]
 )

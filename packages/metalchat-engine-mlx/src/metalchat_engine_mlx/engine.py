@@ -98,7 +98,7 @@ def _declared(checkpoint: Checkpoint) -> Capabilities:
 
 
 def read_prompt(checkpoint: Checkpoint) -> "Prompt":
-    """The tokenizer and chat template of a model. Raises InvalidModel."""
+    """The tokenizer and chat template of a model. Raises InvalidModel, and OutOfMemory."""
     from metalchat_prompt import Prompt, PromptError
 
     try:
@@ -116,6 +116,8 @@ def read_prompt(checkpoint: Checkpoint) -> "Prompt":
         )
     except PromptError as error:
         raise InvalidModel(f"'{checkpoint.name}': {error}") from error
+    except MemoryError as error:
+        raise OutOfMemory(f"'{checkpoint.name}' does not fit in memory") from error
 
 
 def _warm(prompt: "Prompt") -> "Prompt":
@@ -134,9 +136,13 @@ class _Future(Generic[_T]):
 
     def result(self) -> _T:
         self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._found[0]
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+            return self._found[0]
+        finally:
+            del error  # or it would keep this frame and, with its callers', all weights until the next collection
 
     def discard(self, close: Callable[[_T], None]) -> None:
         self._thread.join()

@@ -91,6 +91,8 @@ class Scheduler:
                 self._changed.notify()
 
     def _run(self) -> None:
+        # Or MLX would make a stream for this thread, and keep it for ever.
+        mx.set_default_stream(self._stream)
         with mx.stream(self._stream), np.errstate(all="ignore"):
             while self._takes_up():
                 if not self._step():

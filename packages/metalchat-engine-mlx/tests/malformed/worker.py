@@ -22,6 +22,7 @@ from metalchat_engine_mlx import MlxEngine
 
 SPARE = 3 * 2**30  # address space beyond what a sound model took
 GROWTH = 400 * 2**20  # resident bytes that a case may add to the peak
+THREADS = 30  # that may be about to end
 TOKENS = 4
 
 
@@ -51,6 +52,8 @@ def main() -> None:
         loose.clear()
         if grown > GROWTH:
             problems.append(f"{grown // 2**20} MiB more at the peak")
+        if threading.active_count() > THREADS:
+            problems.append(f"{threading.active_count()} threads are left")
         if complaints() > written:
             written = complaints()
             problems.append("it wrote to standard error")

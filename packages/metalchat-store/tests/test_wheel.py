@@ -132,7 +132,7 @@ def test_S_11_all_together_and_the_list_itself_have_limits(look, monkeypatch: py
     monkeypatch.setattr(_wheel, "MAX_FILES", 3)
     with pytest.raises(IntegrityError, match="more than 3 files"):
         look(data)
-    monkeypatch.setattr(_wheel, "_DIRECTORY_LIMIT", 100)
+    monkeypatch.setattr(_wheel, "DIRECTORY_LIMIT", 100)
     with pytest.raises(IntegrityError, match="list of files larger than"):
         look(data)
 

@@ -2,13 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
 from metalchat_store import _peek_gguf
 from metalchat_store._answers import AnswerError, parse_json
+from metalchat_store._download import remote_errors
 from metalchat_store._fetching import Fetching
 from metalchat_store._model_shape import Shape, gguf_config, shape_of
 from metalchat_store._peek import Peek
@@ -16,7 +17,7 @@ from metalchat_store._tensor_header import TensorFacts, header_length, read_head
 from metalchat_store.detect import family
 from metalchat_store.errors import AccessDenied, NotAModel
 from metalchat_store.gguf import FILE_TYPES
-from metalchat_store.remote import Listing, RemoteFile, Unpacks
+from metalchat_store.remote import Listing, Previews, RemoteFile, Unpacks
 from metalchat_store.selection import select
 from metalchat_store.types import Plan
 
@@ -78,7 +79,6 @@ def describe(fetching: Fetching, listing: Listing, plan: Plan, context: int | No
 
     Raises what reading the files raises, except that a refusal of access is part of the description.
     """
-    peek = Peek(fetching, listing, budget=_BUDGET)
     sizes = [file.size for file in plan.files]
     known = Description(
         repository=plan.repository,
@@ -91,13 +91,29 @@ def describe(fetching: Fetching, listing: Listing, plan: Plan, context: int | No
         download=plan.download_bytes,
         machine=machine_memory(),
     )
-    if isinstance(fetching.remote, Unpacks):
-        return known
+    cost = 0
+
+    def looked(fetching: Fetching, listing: Listing, spent: Callable[[], int] | None = None) -> Description:
+        nonlocal cost
+        peek = Peek(fetching, listing, budget=_BUDGET)
+        try:
+            return _looked(fetching, peek, listing, known, context)
+        finally:
+            cost = peek.fetched if spent is None else spent()
+
     try:
-        found = _looked(fetching, peek, listing, known, context)
+        if not isinstance(fetching.remote, Unpacks):
+            found = looked(fetching, listing)
+        elif isinstance(fetching.remote, Previews):
+            with remote_errors(listing.repository), fetching.remote.preview(listing, context=fetching.context) as shown:
+                found = known
+                if shown is not None:
+                    found = looked(replace(fetching, remote=shown.remote), shown.listing, shown.cost)
+        else:
+            found = known
     except AccessDenied as error:
         found = replace(known, accessible=False, refusal=str(error))
-    return replace(found, fetched=peek.fetched)
+    return replace(found, fetched=cost)
 
 
 def machine_memory() -> int | None:

@@ -204,6 +204,24 @@ class Unpacks(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """The model inside archives that have not come: the files of it, what reads them, and the bytes that this cost."""
+
+    listing: Listing
+    remote: Remote
+    cost: Callable[[], int]
+
+
+@runtime_checkable
+class Previews(Protocol):
+    """A remote that unpacks, and can show parts of the model before its archives come."""
+
+    def preview(self, listing: Listing, *, context: RemoteContext) -> AbstractContextManager[Preview | None]:
+        """What `describe` looks at; None where the server does not allow it. Nothing in it is verified."""
+        ...
+
+
 @runtime_checkable
 class ChecksAddresses(Protocol):
     """A remote that can tell from an address alone that it names nothing there."""

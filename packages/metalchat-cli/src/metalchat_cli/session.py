@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -188,10 +189,18 @@ def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettin
         ModelSource(path=path, name=resolved.model.repository, options=options),
         EngineSettings(
             context_length=int(length.value) if length is not None and chosen else None,
-            extra=table,
+            extra=with_draft(table),
             state_directory=home.home() / "cache",
         ),
     )
+
+
+def with_draft(table: "Mapping[str, Value]") -> "dict[str, Value]":
+    """The keys of [engine] as an engine takes them: a draft that is a model of the store by its path."""
+    draft = table.get("draft")
+    if not isinstance(draft, str) or Path(draft).is_absolute():
+        return dict(table)
+    return {**table, "draft": str(home.store().path(home.whole(draft).id))}
 
 
 def sampling(resolved: "Resolved") -> "Sampling":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metalchat_engine import MemoryEstimate
 from metalchat_engine.testing import EchoEngine
 from metalchat_store.testing import FakeHub
 
@@ -153,6 +154,29 @@ def test_the_memory_of_a_model_in_the_store_is_predicted_too(cli: Cli, pulled: s
     use_engine(Sized())
     assert "memory_bytes" not in json.loads(cli("model", "describe", pulled, "--json").out)
     assert json.loads(cli("model", "describe", pulled, "--context", "7", "--json").out)["memory_bytes"] == 1070
+
+
+def test_an_engine_that_predicts_memory_says_what_fits(cli: Cli, pulled: str, use_engine: Cli) -> None:
+    class Predicting(EchoEngine):
+        def estimate(self, source: Any, settings: Any, *, requests: int = 1) -> MemoryEstimate:
+            tokens = settings.context_length or 4096
+            return MemoryEstimate(
+                context_length=tokens,
+                requests=requests,
+                weights=1000,
+                cache=10 * tokens,
+                transient=7,
+                available=5000,
+                largest_context=399,
+                reason="as they are",
+            )
+
+    use_engine(Predicting())
+    asked = json.loads(cli("model", "describe", pulled, "--context", "200", "--json").out)
+    assert (asked["context"], asked["memory_bytes"], asked["fits"]) == (200, 3007, True)
+    said = cli("model", "describe", pulled).out
+    for line in ("memory bytes 41,967", "machine bytes 5,000", "fits no", "largest context 399", "weights as they are"):
+        assert line in " ".join(said.split())
 
 
 def test_weights_that_are_none_are_refused(fails: Cli, hub: FakeHub) -> None:

@@ -274,6 +274,12 @@ def test_an_engines_own_error_has_its_own_code_and_words(fails: Cli, checked_out
     assert line == "metalchat: error: the weights need 9 GB, 8 GB are free; choose a smaller model"
 
 
+def test_a_context_that_does_not_fit_names_the_setting(fails: Cli, checked_out: str, use_engine: Cli) -> None:
+    use_engine(fail(OutOfMemory("it needs 9 GB for 8192 tokens, 8 GB are available", largest_context=5000)))
+    line = fails(OutOfMemory.exit_code, "prompt", "-c", "Hello")
+    assert line.endswith("8 GB are available; set inference.max_sequence_length to 5000 or less")
+
+
 def test_a_token_in_an_error_is_not_shown(fails: Cli, checked_out: str, use_engine: Cli) -> None:
     use_engine(fail(OutOfMemory("header Bearer hf_abcdefghijklmnopqrstuvwxyz")))
     assert fails(1, "prompt", "-c", "Hello") == "metalchat: error: header Bearer hf_…"

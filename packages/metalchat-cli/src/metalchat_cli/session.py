@@ -159,8 +159,21 @@ def opened(choices: Choices) -> Iterator[Session]:
     system = (choices.system or None) if choices.system is not None else resolved.system_prompt()
     chosen = sampling(resolved)
     engine, source, engine_settings = engine_for(resolved)
-    with engine.load(source, engine_settings) as model:
+    with load(engine, source, engine_settings) as model:
         yield Session(model=model, sampling=chosen, system=system, max_tokens=choices.max_tokens, resolved=resolved)
+
+
+def load(engine: "Engine", source: "ModelSource", engine_settings: "EngineSettings") -> "Model":
+    """Load a model; where a shorter context would fit, the error names the setting. Raises EngineError."""
+    from metalchat_engine import OutOfMemory
+
+    try:
+        return engine.load(source, engine_settings)
+    except OutOfMemory as error:
+        if error.largest_context is None:
+            raise
+        text = f"{error}; set {_LENGTH} to {error.largest_context} or less"
+        raise OutOfMemory(text, largest_context=error.largest_context) from error
 
 
 def settings(choices: Choices) -> "Resolved":

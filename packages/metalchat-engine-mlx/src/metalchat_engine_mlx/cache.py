@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-STEP = 256
+from metalchat_engine_mlx.memory import STEP
 
 Parts = tuple[mx.array, ...]
 

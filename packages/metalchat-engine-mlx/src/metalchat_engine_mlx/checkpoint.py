@@ -13,7 +13,7 @@ from metalchat_engine_mlx.config import ModelConfig
 from metalchat_engine_mlx.defaults import Defaults, read_defaults
 from metalchat_engine_mlx.fields import Options
 from metalchat_engine_mlx.models import read_config
-from metalchat_engine_mlx.quantization import FLOATS, Packing, Quantization
+from metalchat_engine_mlx.quantization import Packing, Quantization
 from metalchat_engine_mlx.schemes import Integers
 from metalchat_engine_mlx.strict_json import CONFIG_LIMIT, read_object
 from metalchat_engine_mlx.weights import Tensor, check_tensors, is_foreign, matrices, weight_files
@@ -32,8 +32,8 @@ class Checkpoint:
     `path` is the model's directory, or its GGUF file, and then `gguf` is that file's header. `factors` says that a GGUF
     file spells out the factors of its rope.
 
-    What the weights take once loaded: `packed_bytes`, `scale_values` numbers of the arithmetic's size, and
-    `plain_bytes`. `expanded` tells what the file has quantised and the model has not ("Q6_K as float16").
+    `plain` is the dtype, F32, F16 or BF16, that every other matrix has once it is loaded. `expanded` tells what the
+    file has quantised and the model has not ("Q6_K as float16").
     """
 
     name: str
@@ -43,9 +43,7 @@ class Checkpoint:
     dtype: str
     parameters: int
     packings: Mapping[str, Packing]
-    packed_bytes: int
-    scale_values: int
-    plain_bytes: int
+    plain: Mapping[str, str]
     has_template: bool | None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     gguf: "GgufHeader | None" = None
@@ -115,10 +113,6 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
         and not (scheme and key.endswith(scheme.ignored))
     }
     used |= {key: tensors[key] for key in biases}
-    words = {f"{module}.weight" for module in packings}
-    scales = {f"{module}.{part}" for module in packings for part in ("scales", "biases")}
-    bytewise = {f"{module}.scales" for module, packing in packings.items() if packing.mode in FLOATS}
-    words, scales = words | bytewise, scales - bytewise
     embedding = used.get(f"{config.embedding}.scales", used[f"{config.embedding}.weight"])
     if embedding.dtype not in _DTYPES:
         embedding = used[f"{config.norm.name}.weight"]
@@ -131,14 +125,11 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
         parameters=sum(_count(key, tensor, packings) for key, tensor in used.items())
         + sum(map(prod, foreign.values())),
         packings=packings,
-        packed_bytes=sum(used[key].nbytes for key in words if key in used)
-        + sum(prod(shape) * packings[module].bits // 8 for module, shape in foreign.items() if module in packings),
-        scale_values=sum(prod(used[key].shape) for key in scales if key in used)
-        + sum(
-            prod(shape) // packings[module].group_size * 2 for module, shape in foreign.items() if module in packings
-        ),
-        plain_bytes=sum(tensor.nbytes for key, tensor in used.items() if key not in words | scales)
-        + sum(prod(shape) * 2 for module, shape in foreign.items() if module not in packings),
+        plain={
+            module: "F16" if module in foreign else tensors[f"{module}.weight"].dtype
+            for module, _, _ in matrices(config, tensors)
+            if module not in packings
+        },
         has_template=True if _names_template(path) else None,
         tensors=tensors,
         expanded=(scheme.expanded,) if scheme is not None and scheme.expanded and foreign else (),
@@ -147,10 +138,10 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
 
 
 def _gguf(path: Path, name: str, options: Options) -> Checkpoint:
-    from metalchat_engine_mlx.gguf._types import AFFINE_BITS, EXPANDED
+    from metalchat_engine_mlx.gguf._types import EXPANDED
     from metalchat_engine_mlx.gguf.config import config_from_gguf
     from metalchat_engine_mlx.gguf.reader import read_header
-    from metalchat_engine_mlx.gguf.tensors import GROUP_SIZE, quantization
+    from metalchat_engine_mlx.gguf.tensors import parameters, quantization
 
     header = read_header(path)
     document = config_from_gguf(header)
@@ -163,7 +154,6 @@ def _gguf(path: Path, name: str, options: Options) -> Checkpoint:
         module: Packing(bits=found[0], group_size=found[1]) for module, found in quantization(header).items() if found
     }
     tensors = header.tensors.values()
-    packed = [(prod(tensor.shape), AFFINE_BITS[tensor.type]) for tensor in tensors if tensor.type in AFFINE_BITS]
     expanded = [tensor for tensor in tensors if tensor.type in EXPANDED]
     return Checkpoint(
         name=name,
@@ -173,10 +163,11 @@ def _gguf(path: Path, name: str, options: Options) -> Checkpoint:
         dtype=_DTYPES.get(header.tensors["token_embd.weight"].type, "float16"),
         parameters=sum(prod(tensor.shape) for tensor in tensors),
         packings=packings,
-        packed_bytes=sum(count * bits // 8 for count, bits in packed),
-        scale_values=sum(count // GROUP_SIZE * 2 for count, _ in packed),
-        plain_bytes=sum(tensor.nbytes for tensor in tensors if tensor.type in _DTYPES)
-        + sum(prod(tensor.shape) * 2 for tensor in expanded),
+        plain={
+            parameter.module: parameter.tensor.type if parameter.tensor.type in _DTYPES else "F16"
+            for parameter in parameters(header)
+            if len(parameter.tensor.shape) > 1 and parameter.module not in packings
+        },
         has_template=True if isinstance(header.metadata.get("tokenizer.chat_template"), str) else None,
         gguf=header,
         factors=kind in ("gguf_factors", "longrope"),

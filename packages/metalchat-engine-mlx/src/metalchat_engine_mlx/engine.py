@@ -1,7 +1,5 @@
 """The engine: looks at models without MLX, and loads them with it."""
 
-import os
-import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
@@ -13,19 +11,21 @@ from metalchat_engine import (
     EngineSettings,
     Inspection,
     InvalidModel,
+    MemoryEstimate,
     Model,
     ModelSource,
     OutOfMemory,
 )
 
 from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint
-from metalchat_engine_mlx.settings import capabilities, read_settings
+from metalchat_engine_mlx.machine import available_memory, expects_cpu, gpu_memory
+from metalchat_engine_mlx.memory import Demand, fitting_context
+from metalchat_engine_mlx.settings import MlxSettings, capabilities, read_settings
 
 if TYPE_CHECKING:
     from metalchat_prompt import Prompt
 
 _T = TypeVar("_T")
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class MlxEngine:
@@ -39,8 +39,7 @@ class MlxEngine:
             declared = _declared(checkpoint)
         except EngineError as error:
             return Inspection(loadable=False, reason=str(error))
-        on_cpu = _expects_cpu()
-        value_bytes = 4 if on_cpu else _BYTES[checkpoint.dtype]
+        demand = Demand.of(checkpoint, EngineSettings(), MlxSettings(), on_cpu=expects_cpu())
         return Inspection(
             loadable=True,
             architecture=checkpoint.config.model_type,
@@ -48,32 +47,49 @@ class MlxEngine:
             dtype=checkpoint.dtype,
             quantization=checkpoint.quantization,
             context_length=checkpoint.config.context_length,
-            weights_bytes=loaded_bytes(checkpoint, on_cpu=on_cpu),
-            cache_bytes_per_token=checkpoint.config.cache_values_per_token * value_bytes,
+            weights_bytes=demand.weights,
+            cache_bytes_per_token=demand.cache_per_token,
             capabilities=declared,
+        )
+
+    def estimate(self, source: ModelSource, settings: EngineSettings, *, requests: int = 1) -> MemoryEstimate:
+        own = read_settings(settings)
+        checkpoint = read_checkpoint(source)
+        demand = Demand.of(checkpoint, settings, own, on_cpu=own.device == "cpu" or expects_cpu())
+        available = _available(demand)
+        longest = checkpoint.config.context_length
+        tokens = min(settings.context_length or longest, longest)
+        return MemoryEstimate(
+            context_length=tokens,
+            requests=requests,
+            weights=demand.weights,
+            cache=requests * demand.cache(tokens),
+            transient=demand.transient(tokens, requests),
+            available=available,
+            largest_context=None if available is None else demand.largest(available, requests),
         )
 
     def load(self, source: ModelSource, settings: EngineSettings) -> Model:
         own = read_settings(settings)
         checkpoint = read_checkpoint(source)
-        need, have = loaded_bytes(checkpoint, on_cpu=_expects_cpu()), _memory()
-        if have is not None and need > have:
-            raise OutOfMemory(f"'{checkpoint.name}' needs {need} bytes of memory, this machine has {have}")
         # The tokenizer is read by Rust code while the weights are.
         prompt = _Future(lambda: _warm(read_prompt(checkpoint)))
         try:
-            from metalchat_engine_mlx.load import load_model
+            from metalchat_engine_mlx.load import computes_on_cpu, load_model
 
-            return load_model(checkpoint, settings, own, prompt.result)
+            demand = Demand.of(checkpoint, settings, own, on_cpu=computes_on_cpu(own))
+            available = _available(demand)
+            context = fitting_context(demand, settings, available)
+            return load_model(demand, prompt.result, context_length=context, available=available)
         except BaseException:
             prompt.discard(lambda found: found.close())
             raise
 
 
-def loaded_bytes(checkpoint: Checkpoint, *, on_cpu: bool) -> int:
-    """The bytes of the weights once loaded: a CPU computes with scales and biases of float32."""
-    scales = checkpoint.scale_values * (4 if on_cpu else _BYTES[checkpoint.dtype])
-    return checkpoint.packed_bytes + scales + checkpoint.plain_bytes
+def _available(demand: Demand) -> int | None:
+    """Bytes for one model: what the machine or its GPU has, and no more than the settings allow."""
+    found = [demand.own.memory_limit, available_memory() if demand.on_cpu else gpu_memory()]
+    return min((limit for limit in found if limit is not None), default=None)
 
 
 def _declared(checkpoint: Checkpoint) -> Capabilities:
@@ -154,25 +170,3 @@ class _Future(Generic[_T]):
             self._found.append(call())
         except BaseException as error:  # noqa: BLE001 - raised again where the result is wanted
             self._error = error
-
-
-def _expects_cpu() -> bool:
-    """Whether MLX will have no GPU, told without importing it."""
-    if sys.platform == "darwin":
-        return False
-    from importlib import metadata
-
-    for distribution in ("mlx-cuda-12", "mlx-cuda-13"):
-        try:
-            metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-        return False
-    return True
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None

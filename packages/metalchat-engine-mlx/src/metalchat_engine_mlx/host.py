@@ -8,7 +8,6 @@ through MLX on several streams, and many tokens go through NumPy, as do weights 
 kernel.
 """
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
@@ -27,14 +26,8 @@ from metalchat_engine_mlx.scores import capped, seen
 
 # Handing work to another stream and waiting for it costs about as much as this many weights.
 SPLIT = 1_500_000
-MAX_STREAMS = 16
 # From this many keys on, the attention of one token is worth the wait for NumPy.
 LONG = 512
-
-
-def default_threads() -> int:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, MAX_STREAMS)
 
 
 class HostBlocks:

@@ -38,7 +38,7 @@ class Job:
 
     `tokens` are those whose keys and values the cache holds, once a step is over. `regime` is that of the prompt, or
     of all tokens where they were computed again. With `exact`, nothing is kept that was computed in other pieces than
-    a whole prompt is. `speculation` guesses tokens ahead.
+    a whole prompt is. `speculation` guesses tokens ahead. A `stalled` job waits for room for its next tokens.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Job:
     ) -> None:
         self.plan, self.outbox = plan, outbox
         self.regime = model.config.regime(len(plan.tokens))
-        self.ended = False
+        self.ended = self.stalled = False
         self._model, self._recall, self._exact = model, recall, exact
         self._known = list(plan.tokens)
         self._cache: KVCache | None = None
@@ -64,6 +64,11 @@ class Job:
         self._next: Draw | None = None
         self._ahead: Ahead | None = speculation.begin(plan.tokens, pays_from=model.batch_from)
         self._proposed: list[int] = []
+
+    @property
+    def most(self) -> int:
+        """The tokens that prompt and answer may become."""
+        return len(self.plan.tokens) + self.plan.limit
 
     @property
     def begun(self) -> bool:

@@ -1,14 +1,12 @@
 """From checked headers to a model in memory."""
 
-import hashlib
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
-from metalchat_engine import EngineSettings, InvalidModel, ModelSource, OutOfMemory, UnsupportedRequest
+from metalchat_engine import InvalidModel, ModelSource, OutOfMemory, UnsupportedRequest
 
 from metalchat_engine_mlx.cache import cache_group
 from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint
@@ -18,14 +16,14 @@ from metalchat_engine_mlx.device import Blocks, DeviceBlocks
 from metalchat_engine_mlx.draft import DraftModel, check_draft
 from metalchat_engine_mlx.drawing import numbers
 from metalchat_engine_mlx.engine import read_prompt
-from metalchat_engine_mlx.host import HostBlocks, default_threads
+from metalchat_engine_mlx.host import HostBlocks
+from metalchat_engine_mlx.keeping import cache_limit, recall_of
+from metalchat_engine_mlx.machine import default_threads
+from metalchat_engine_mlx.memory import Demand, is_bound
 from metalchat_engine_mlx.model import MlxModel
 from metalchat_engine_mlx.parameters import Parameters
-from metalchat_engine_mlx.prefix import PrefixCache
-from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.settings import MlxSettings, capabilities
 from metalchat_engine_mlx.speculation import Speculation
-from metalchat_engine_mlx.states import LayerShape, StateFiles, files_identity
 from metalchat_engine_mlx.streams import borrow, give_back
 from metalchat_engine_mlx.weights import matrices
 
@@ -33,14 +31,19 @@ if TYPE_CHECKING:
     from metalchat_prompt import Prompt
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-_HOST_CHUNK, _DEVICE_CHUNK = 128, 2048
 _HOST_CACHE = 32 * 2**20
+# What MLX had set before a model was loaded with a limit.
+_USUAL: dict[str, int] = {}
 
 
 def load_model(
-    checkpoint: Checkpoint, settings: EngineSettings, own: MlxSettings, prompt: "Callable[[], Prompt]"
+    demand: Demand, prompt: "Callable[[], Prompt]", *, context_length: int, available: int | None
 ) -> MlxModel:
-    """Raises InvalidModel, OutOfMemory, and UnsupportedRequest for a device that is not there."""
+    """A model that takes no more than the `available` bytes.
+
+    Raises InvalidModel, OutOfMemory, and UnsupportedRequest for a device that is not there.
+    """
+    checkpoint, own, chunk = demand.checkpoint, demand.own, demand.chunk
     dims = {layer.attention.head_dim for layer in checkpoint.config.layers}
     if own.cache_bits is not None and not all(map(cache_group, dims)):
         raise UnsupportedRequest(
@@ -50,11 +53,12 @@ def load_model(
         )
     device = _device(own)
     on_cpu = device == mx.cpu
-    chunk = settings.prefill_chunk or (_HOST_CHUNK if on_cpu else _DEVICE_CHUNK)
     streams = borrow(device, (own.threads or default_threads()) if on_cpu else 1)
     if on_cpu:
         # Freed memory that MLX keeps for itself is memory that others lack; small pieces are all a CPU needs.
         mx.set_cache_limit(_HOST_CACHE)
+    else:
+        _limit_gpu(own.memory_limit)
     try:
         with mx.stream(streams[0]):
             decoder = _build(checkpoint, _blocks(checkpoint, own, streams, on_cpu=on_cpu), own.cache_bits)
@@ -65,18 +69,18 @@ def load_model(
         raise
     mx.clear_cache()
     mx.reset_peak_memory()
-    longest = checkpoint.config.context_length
     return MlxModel(
         decoder,
         found,
         name=checkpoint.name,
         defaults=checkpoint.defaults,
         streams=streams,
-        context_length=min(settings.context_length or longest, longest),
+        context_length=context_length,
+        memory_bound=is_bound(demand, context_length, available),
         chunk=chunk,
         batch=own.batch,
         deterministic=own.deterministic,
-        recall=_recall(checkpoint, own, found, chunk=chunk, on_cpu=on_cpu),
+        recall=recall_of(demand, found, draft, limit=cache_limit(demand, context_length, available)),
         speculation=Speculation(lookup=own.lookup, draft=draft, draft_tokens=own.draft_tokens),
         dtype=own.dtype or checkpoint.dtype,
         quantization=checkpoint.quantization,
@@ -105,6 +109,11 @@ def _draft(
     )
 
 
+def computes_on_cpu(own: MlxSettings) -> bool:
+    """Raises UnsupportedRequest for a device that is not there."""
+    return _device(own) == mx.cpu
+
+
 def decoder_of(checkpoint: Checkpoint, *, cache_bits: int | None = None) -> Decoder:
     """The decoder alone, on one stream of the device that there is. Raises what `load_model` does."""
     own = MlxSettings()
@@ -129,31 +138,10 @@ def _blocks(checkpoint: Checkpoint, own: MlxSettings, streams: Sequence[mx.Strea
     return DeviceBlocks(_DTYPES[own.dtype or checkpoint.dtype])
 
 
-def _recall(checkpoint: Checkpoint, own: MlxSettings, prompt: "Prompt", *, chunk: int, on_cpu: bool) -> Recall:
-    config = checkpoint.config
-    grain = chunk if own.deterministic else 1
-    prefixes = PrefixCache(config.windows, own.prefix_cache_bytes, grain=grain, bits=own.cache_bits)
-    nothing = own.state_bytes == 0 or own.prefix_cache_bytes == 0
-    if own.state_directory is None or nothing or own.cache_bits is not None:
-        return Recall(prefixes)
-    if checkpoint.gguf is not None:
-        paths = [checkpoint.gguf.path]
-    else:
-        weights = {tensor.file for tensor in checkpoint.tensors.values()}
-        paths = [checkpoint.path / file for file in (*sorted(weights), "config.json", "tokenizer.json")]
-    try:
-        files = files_identity(paths)
-    except OSError:
-        return Recall(prefixes)
-    versions = [metadata.version(name) for name in ("metalchat-engine-mlx", "mlx")]
-    dtype = own.dtype or checkpoint.dtype
-    facts = (versions, files, prompt.template_digest, config, dtype, on_cpu, own.threads, chunk, own.deterministic)
-    layers = [
-        LayerShape(window=attention.window, heads=attention.kv_heads, dim=attention.head_dim)
-        for attention in (layer.attention for layer in config.layers)
-    ]
-    identity = hashlib.sha256(repr(facts).encode()).digest()
-    return Recall(prefixes, StateFiles(own.state_directory, identity, layers, own.state_bytes))
+def _limit_gpu(limit: int | None) -> None:
+    """Have MLX free what it keeps for later before it takes more than that, and fail where it would swap."""
+    usual = _USUAL.setdefault("memory_limit", mx.get_memory_limit())
+    mx.set_memory_limit(usual if limit is None else limit)
 
 
 def _build(checkpoint: Checkpoint, blocks: Blocks, cache_bits: int | None) -> Decoder:

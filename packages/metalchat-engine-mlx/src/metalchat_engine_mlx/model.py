@@ -55,6 +55,7 @@ class MlxModel:
         defaults: Defaults,
         streams: Sequence[mx.Stream],
         context_length: int,
+        memory_bound: bool,
         chunk: int,
         recall: Recall,
         batch: int,
@@ -88,6 +89,7 @@ class MlxModel:
         self._weights_bytes = decoder.nbytes
         self._name, self._dtype, self._quantization = name, dtype, quantization
         self._vocab_size, self._context_length = decoder.config.vocab_size, context_length
+        self._limit = "there is memory for" if memory_bound else "the context length is"
         self._architecture = decoder.config.model_type
         self._capabilities = capabilities
         self._compiler = Compiler(prompt, vocab_size=self._vocab_size, stop_ids=self._stop_ids)
@@ -113,8 +115,7 @@ class MlxModel:
         room = self._context_length - len(tokens)
         if room < 1:
             raise ContextTooLong(
-                f"the prompt has {len(tokens)} tokens, and the context length is {self._context_length};"
-                " shorten the prompt",
+                f"the prompt has {len(tokens)} tokens, and {self._limit} {self._context_length}; shorten the prompt",
                 option="context_length",
             )
         with self._translated():

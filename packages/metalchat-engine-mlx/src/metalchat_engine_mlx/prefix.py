@@ -75,6 +75,11 @@ class PrefixCache:
             cache.fill(length, list(zip(*pieces, strict=True)), node.tails)
         return Taken(cache=cache, common=common)
 
+    def shrink(self, most: int) -> None:
+        """Forget until no more than `most` bytes are left."""
+        while self.nbytes > most:
+            self._forget(min(self._leaves(), key=lambda leaf: leaf.used))
+
     def put(self, cache: KVCache, tokens: Sequence[int], regime: Regime, *, release: bool = False) -> None:
         """Keep what `cache` holds of `tokens`, all of them rotated under one regime.
 
@@ -122,12 +127,18 @@ class PrefixCache:
             self.nbytes += sum(part.nbytes for tail in node.tails for part in tail.parts)
         for passed in _up(node):
             passed.used = self._clock
-        while self.nbytes > self._budget:
-            self._forget(min(self._leaves(), key=lambda leaf: leaf.used))
+        self.shrink(self._budget)
 
     def clear(self) -> None:
+        waiting = list(self._roots.values())
         self._roots.clear()
         self.nbytes = 0
+        while waiting:
+            # Nodes know each other both ways: what they hold would wait for the garbage collector.
+            node = waiting.pop()
+            waiting.extend(node.children.values())
+            node.children.clear()
+            node.parent = None
 
     def _walk(self, tokens: Sequence[int], limit: int, regime: Regime) -> tuple[list[_Node], int]:
         """The nodes that `tokens` pass, and how many of the first `limit` are known, a multiple of the grain."""

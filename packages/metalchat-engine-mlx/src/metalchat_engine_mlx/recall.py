@@ -5,15 +5,19 @@ from collections.abc import Sequence
 
 from metalchat_engine_mlx.cache import KVCache
 from metalchat_engine_mlx.prefix import PrefixCache, Taken
+from metalchat_engine_mlx.room import Room
 from metalchat_engine_mlx.rope import Regime
 from metalchat_engine_mlx.states import MIN_TOKENS, State, StateFiles
 
 
 class Recall:
-    """Not safe to share between threads, save for `nbytes`. Files are written by a thread of their own."""
+    """Not safe to share between threads, save for `nbytes`. Files are written by a thread of their own.
 
-    def __init__(self, prefixes: PrefixCache, files: StateFiles | None = None) -> None:
-        self._prefixes, self._files = prefixes, files
+    What is kept takes no more than the answers under way leave of the `room`.
+    """
+
+    def __init__(self, prefixes: PrefixCache, room: Room, files: StateFiles | None = None) -> None:
+        self._prefixes, self._files, self.room = prefixes, files, room
         self._writer: threading.Thread | None = None
 
     @property
@@ -26,7 +30,7 @@ class Recall:
         if self._files is None or len(tokens) - 1 - taken.cache.length < MIN_TOKENS:
             return taken
         state = self._files.find(tokens, regime, known=taken.cache.length)
-        if state is None:
+        if state is None or not self._makes_way(state.nbytes):
             return taken
         del taken
         self._prefixes.load(state.tokens, regime, state.segments, state.tails)
@@ -42,14 +46,24 @@ class Recall:
 
     def put(self, cache: KVCache, tokens: Sequence[int], regime: Regime, computed: int = 0) -> None:
         """Keep what a cache holds of `tokens`; on disk too where enough of it was `computed` for a prompt."""
-        self._prefixes.put(cache, tokens, regime)
+        if self._makes_way(cache.nbytes):
+            self._prefixes.put(cache, tokens, regime)
         if self._files is None or not self.saves(computed) or (self._writer is not None and self._writer.is_alive()):
             return
-        end = self._prefixes.whole(cache, len(tokens))
-        if end >= MIN_TOKENS:
+        end, spare = self._prefixes.whole(cache, len(tokens)), self.room.spare
+        # What is being written is a copy.
+        if end >= MIN_TOKENS and (spare is None or cache.nbytes + self._prefixes.nbytes <= spare):
             write = self._files.saving(State.of(cache, tokens[:end], regime))
             self._writer = threading.Thread(target=write, name="metalchat-mlx-state")
             self._writer.start()
+
+    def _makes_way(self, nbytes: int) -> bool:
+        """Forget what is in the way of so many bytes more. False where there is not so much."""
+        spare = self.room.spare
+        if spare is None:
+            return True
+        self._prefixes.shrink(max(spare - nbytes, 0))
+        return nbytes <= spare
 
     def close(self) -> None:
         """Forget, and wait for the file that is being written."""

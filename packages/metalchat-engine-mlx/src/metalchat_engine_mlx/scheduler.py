@@ -47,7 +47,7 @@ class Scheduler:
         speculation: Speculation,
     ) -> None:
         self._model: Decoder | None = model
-        self._recall, self._stream = recall, stream
+        self._recall, self._stream, self._room = recall, stream, recall.room
         self._batch, self._chunk, self._exact = batch, chunk, exact
         self._translated, self._refusal = translated, closed
         self._speculation = speculation
@@ -131,6 +131,8 @@ class Scheduler:
                 job.ended = True
                 with self._failing([job]):
                     job.keep()
+        for job in [job for job in self._jobs() if job.ended]:
+            self._room.leave(job)
         if any(job.ended for job in self._jobs()):
             self._waiting = [job for job in self._waiting if not job.ended]
             self._prefilling = deque(job for job in self._prefilling if not job.ended)
@@ -146,7 +148,7 @@ class Scheduler:
 
     def _step(self) -> bool:
         """A token of every answer that somebody waits for, and a piece of one prompt. False, if there is nothing."""
-        ready = [job for job in self._decoding if not job.outbox.full][: self._batch]
+        ready = [job for job in self._decoding if not job.outbox.full and self._grows(job)][: self._batch]
         if ready:
             self._decode(ready)
             if len(self._decoding) > self._batch:
@@ -156,7 +158,9 @@ class Scheduler:
             with self._failing([job]):
                 shorter = bool(ready) and not self._exact
                 job.prefill(max(self._chunk // _SHORTER, 1) if shorter else self._chunk)
-            if not job.ended:
+            if job.ended:
+                self._room.leave(job)
+            else:
                 (self._decoding if job.prefilled else self._prefilling).append(job)
         return bool(ready) or job is not None
 
@@ -165,6 +169,9 @@ class Scheduler:
         if self._waiting and sum(_has_room(job) for job in self._decoding) + len(self._prefilling) < self._batch:
             for job in self._waiting:
                 if not any(job.shares(other.plan.tokens, _ALIKE) for other in self._prefilling):
+                    job.stalled = not self._room.enter(job, len(job.plan.tokens), job.most)
+                    if job.stalled:
+                        break  # so that short prompts do not for ever overtake a long one
                     self._waiting.remove(job)
                     for other in self._decoding:
                         if other.shares(job.plan.tokens, _ALIKE):
@@ -173,6 +180,11 @@ class Scheduler:
                     self._prefilling.append(job)
                     break
         return self._prefilling.popleft() if self._prefilling else None
+
+    def _grows(self, job: Job) -> bool:
+        """Whether there is room for the next tokens."""
+        job.stalled = not self._room.grow(job, job.cache.length)
+        return not job.stalled
 
     def _decode(self, ready: Sequence[Job]) -> None:
         # What is guided, or guessed, depends on this token; the others' next step begins before this one is known.
@@ -227,4 +239,5 @@ class Scheduler:
 
 
 def _has_room(job: Job) -> bool:
-    return job.outbox.cancelled or not job.prefilled or not job.outbox.full
+    """Whether something can be done for a job: nobody holds it up."""
+    return job.outbox.cancelled or not (job.stalled or (job.prefilled and job.outbox.full))

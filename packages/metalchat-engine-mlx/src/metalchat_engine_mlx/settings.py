@@ -19,6 +19,7 @@ KNOWN = (
     "draft_tokens",
     "dtype",
     "lookup",
+    "memory_limit",
     "prefix_cache_bytes",
     "save_states",
     "state_bytes",
@@ -39,7 +40,8 @@ class MlxSettings:
     `state_directory` is where those of long prompts are saved, None nowhere, and `state_bytes` bounds what lies there.
     `cache_bits` are those of keys and values, None as many as the arithmetic has. `batch` answers are computed together
     at most, `deterministic` ones each as if it were alone. `lookup` tokens are guessed ahead where the text repeats
-    itself, 0 never; else, where there is a model in `draft`, `draft_tokens` of what that says.
+    itself, 0 never; else, where there is a model in `draft`, `draft_tokens` of what that says. `memory_limit` bounds
+    the bytes of weights, keys and values, and of what is computed from them; None is what the machine has.
     """
 
     device: Literal["cpu", "gpu"] | None = None
@@ -51,6 +53,7 @@ class MlxSettings:
     lookup: int = 0
     draft: Path | None = None
     draft_tokens: int = DRAFT_TOKENS
+    memory_limit: int | None = None
     prefix_cache_bytes: int = PREFIX_CACHE_BYTES
     state_directory: Path | None = None
     state_bytes: int = STATE_BYTES
@@ -98,6 +101,7 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
         lookup=lookup or 0,
         draft=None if draft is None else Path(draft),
         draft_tokens=draft_tokens or DRAFT_TOKENS,
+        memory_limit=take("memory_limit", whole(1, 2**50), "a number of bytes"),
         prefix_cache_bytes=PREFIX_CACHE_BYTES if prefix_cache is None else prefix_cache,
         state_directory=None if states is None or not saves else Path(states),
         state_bytes=STATE_BYTES if state_bytes is None else state_bytes,

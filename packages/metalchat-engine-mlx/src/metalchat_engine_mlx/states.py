@@ -60,6 +60,11 @@ class State:
     segments: Sequence[Parts]
     tails: Sequence[Tail]
 
+    @property
+    def nbytes(self) -> int:
+        pieces = [*self.segments, *(tail.parts for tail in self.tails)]
+        return sum(part.nbytes for parts in pieces for part in parts)
+
     @classmethod
     def of(cls, cache: KVCache, tokens: Sequence[int], regime: Regime) -> "State":
         """A copy of what a cache holds of its `tokens`."""

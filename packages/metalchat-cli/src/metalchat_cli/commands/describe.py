@@ -117,13 +117,17 @@ def _describe_remote(repository: str, context: int | None, revision: str | None)
 
 
 def _describe_kept(reference: str, context: int | None) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from metalchat_engine import SupportsMemoryEstimate
+
     from metalchat_cli.session import Choices, engine_for, settings
 
     entry = store().find(reference)
     described = record(entry)
     if entry.damaged is not None:
         return described
-    engine, source, _ = engine_for(settings(Choices(model=entry.id)))
+    engine, source, engine_settings = engine_for(settings(Choices(model=entry.id)))
     inspection: Inspection = engine.inspect(source)
     described |= {
         "loadable": inspection.loadable,
@@ -135,7 +139,21 @@ def _describe_kept(reference: str, context: int | None) -> dict[str, Any]:
         "weights_bytes": inspection.weights_bytes,
         "cache_bytes_per_token": inspection.cache_bytes_per_token,
     }
-    if context is not None and inspection.weights_bytes is not None and inspection.cache_bytes_per_token is not None:
+    if inspection.loadable and isinstance(engine, SupportsMemoryEstimate):
+        if context is not None:
+            longest = inspection.context_length
+            engine_settings = replace(engine_settings, context_length=min(context, longest) if longest else context)
+        found = engine.estimate(source, engine_settings)
+        described |= {
+            "weights_bytes": found.weights,
+            "context": found.context_length,
+            "memory_bytes": found.total,
+            "machine_bytes": found.available,
+            "fits": found.fits,
+            "largest_context": found.largest_context,
+            "weights": found.reason,
+        }
+    elif context is not None and inspection.weights_bytes is not None and inspection.cache_bytes_per_token is not None:
         memory = inspection.weights_bytes + context * inspection.cache_bytes_per_token
         described |= {"context": context, "memory_bytes": memory}
     return described

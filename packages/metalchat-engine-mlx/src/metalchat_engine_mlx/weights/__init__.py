@@ -2,6 +2,6 @@
 
 from metalchat_engine_mlx.weights.files import weight_files
 from metalchat_engine_mlx.weights.header import Tensor, read_header
-from metalchat_engine_mlx.weights.shapes import check_tensors, is_foreign, matrices
+from metalchat_engine_mlx.weights.shapes import check_tensors, is_foreign, matrices, tied, vectors
 
-__all__ = ["Tensor", "check_tensors", "is_foreign", "matrices", "read_header", "weight_files"]
+__all__ = ["Tensor", "check_tensors", "is_foreign", "matrices", "read_header", "tied", "vectors", "weight_files"]

@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 from metalchat_engine import EngineError, EngineSettings, Inspection, InvalidModel, ModelSource
 from metalchat_engine_mlx import MlxEngine
-from metalchat_engine_mlx.testing import write_tiny_model
+from metalchat_engine_mlx.testing import write_tiny_adapter, write_tiny_model
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
@@ -22,6 +22,7 @@ def test_the_readme_runs(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_tiny_model(tmp_path / "SmolLM2-135M-Instruct")
+    write_tiny_adapter(tmp_path / "adapters" / "pirate")
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
     out = capsys.readouterr().out

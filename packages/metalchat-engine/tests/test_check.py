@@ -47,6 +47,7 @@ def info(capabilities: Capabilities = ALL) -> ModelInfo:
         dtype="float32",
         memory_bytes=0,
         capabilities=capabilities,
+        adapters=("red",),
     )
 
 
@@ -97,6 +98,7 @@ def test_what_is_declared_and_in_range_passes(request_: GenerationRequest) -> No
         (replace(RAW, sampling=Sampling(presence_penalty=0.1)), "presence_penalty"),
         (replace(RAW, sampling=Sampling(frequency_penalty=0.1)), "frequency_penalty"),
         (replace(RAW, sampling=Sampling(seed=0)), "seed"),
+        (replace(RAW, adapter="red"), "adapter"),
     ],
 )
 def test_what_is_not_declared_is_refused_by_name(request_: GenerationRequest, option: str) -> None:
@@ -119,6 +121,12 @@ def test_parts_need_their_capability(part: Any) -> None:
 def test_reasoning_of_an_earlier_turn_needs_no_capability() -> None:
     thought = Message(role="assistant", parts=(ReasoningPart(text="hm"), TextPart(text="yes")))
     check(GenerationRequest(messages=(Message.user("Well?"), thought, Message.user("Sure?"))), info(Capabilities()))
+
+
+def test_an_adapter_is_one_that_the_model_was_loaded_with() -> None:
+    assert str(refused(replace(RAW, adapter="blue"))) == ("model 'tiny' has no adapter 'blue'; it was loaded with: red")
+    for wrong in ("", "x" * 65, 7):
+        assert refused(replace(RAW, adapter=wrong)).option == "adapter"  # type: ignore[arg-type]
 
 
 def test_neutral_penalties_need_no_capability() -> None:

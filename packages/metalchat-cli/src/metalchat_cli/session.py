@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,6 +51,7 @@ class Session:
     system: str | None
     max_tokens: int | None
     resolved: "Resolved"
+    adapter: str | None = None
 
     def too_long(self, error: "ContextTooLong") -> str:
         """What can be done about a prompt that is too long: the setting is named where it is what limits."""
@@ -68,7 +69,11 @@ class Session:
         if self.system is not None and not any(message.role == "system" for message in messages):
             messages = (Message.system(self.system), *messages)
         return GenerationRequest(
-            messages=messages, sampling=self.sampling, max_tokens=self.max_tokens, conversation=conversation
+            messages=messages,
+            sampling=self.sampling,
+            max_tokens=self.max_tokens,
+            conversation=conversation,
+            adapter=self.adapter,
         )
 
 
@@ -94,12 +99,15 @@ class Choices:
         Sample from this many likeliest tokens.
     seed
         The same seed gives the same answer.
+    adapter
+        A LoRA adapter: a name of the table [engine.adapters], or a folder.
     frozen
         Only the model and the content that metalchat.lock says.
     """
 
     model: str | None = None
     engine: str | None = None
+    adapter: str | None = None
     system: str | None = None
     max_tokens: Whole = None
     temperature: float | None = None
@@ -159,8 +167,19 @@ def opened(choices: Choices) -> Iterator[Session]:
     system = (choices.system or None) if choices.system is not None else resolved.system_prompt()
     chosen = sampling(resolved)
     engine, source, engine_settings = engine_for(resolved)
+    adapter = None
+    if choices.adapter is not None:
+        adapter, folder = adapter_folder(resolved, choices.adapter)
+        engine_settings = replace(engine_settings, extra={**engine_settings.extra, "adapters": {adapter: str(folder)}})
     with load(engine, source, engine_settings) as model:
-        yield Session(model=model, sampling=chosen, system=system, max_tokens=choices.max_tokens, resolved=resolved)
+        yield Session(
+            model=model,
+            sampling=chosen,
+            system=system,
+            max_tokens=choices.max_tokens,
+            resolved=resolved,
+            adapter=adapter,
+        )
 
 
 def load(engine: "Engine", source: "ModelSource", engine_settings: "EngineSettings") -> "Model":
@@ -192,7 +211,8 @@ def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettin
         )
     with home.naming_the_pull(resolved.model):
         path = home.store().path(resolved.model.id)
-    table = dict(resolved.section("engine"))
+    # An adapter is loaded where it is asked for.
+    table = {key: value for key, value in resolved.section("engine").items() if not key.startswith("adapters.")}
     engine = load_engine(str(table.pop("name", "mlx")))
     length = resolved.setting(_LENGTH)
     chosen = length is not None and length.origin.scope != "config.json"
@@ -206,6 +226,23 @@ def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettin
             state_directory=home.home() / "cache",
         ),
     )
+
+
+def adapter_folder(resolved: "Resolved", name: str) -> tuple[str, Path]:
+    """The name of an adapter and its folder, which starts from the manifest that names it.
+
+    Raises:
+        Usage: `name` is neither in [engine.adapters] nor a folder.
+    """
+    setting = resolved.setting(f"engine.adapters.{name}")
+    if setting is not None:
+        origin = setting.origin.path
+        return name, (Path.cwd() if origin is None else origin.parent.absolute()) / str(setting.value)
+    if Path(name).is_dir():
+        folder = Path(name).resolve()
+        return folder.name or "adapter", folder
+    known = ", ".join(sorted(resolved.section("engine.adapters"))) or "nothing"
+    raise errors.Usage(f"--adapter '{name}' is neither a folder nor a name of [engine.adapters], which has {known}")
 
 
 def with_draft(table: "Mapping[str, Value]") -> "dict[str, Value]":

@@ -27,8 +27,16 @@ class KVCache:
     head, and nobody ever sees more of them than that keeps.
     """
 
-    def __init__(self, windows: Sequence[int | None], bits: int | None = None, *, most: int | None = None) -> None:
+    def __init__(
+        self,
+        windows: Sequence[int | None],
+        bits: int | None = None,
+        *,
+        most: int | None = None,
+        adapter: str | None = None,
+    ) -> None:
         """No room is made for more than `most` tokens before they come."""
+        self.adapter = adapter
         self._layers = [_Layer(window, bits, most) for window in windows]
         self.length = 0
 

@@ -52,6 +52,13 @@ class Checkpoint:
     foreign: tuple[str, ...] = ()
 
     @property
+    def ties_head(self) -> bool:
+        """Whether the output layer is the embedding."""
+        return self.config.tie_word_embeddings or (
+            self.gguf is None and f"{self.config.head}.weight" not in self.tensors
+        )
+
+    @property
     def quantization(self) -> str | None:
         packed = Quantization(modules=self.packings).label
         return "; ".join(filter(None, (packed, *self.expanded))) or None

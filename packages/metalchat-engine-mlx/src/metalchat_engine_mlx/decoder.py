@@ -23,7 +23,7 @@ class Decoder:
     ) -> None:
         self.config = config
         self.cache_bits = cache_bits
-        self._blocks = blocks
+        self._blocks, self._choice = blocks, parameters.choice
         tied = config.tie_word_embeddings or f"{config.head}.weight" not in parameters
         self._embedding, head = blocks.embedding(parameters.matrix(config.embedding), tied=tied)
         self._layers = [Layer(layer, index, parameters, blocks) for index, layer in enumerate(config.layers)]
@@ -49,8 +49,8 @@ class Decoder:
         """How many texts must wait for their next token for `together` to pay."""
         return self._blocks.batch_from
 
-    def new_cache(self) -> KVCache:
-        return KVCache(self.config.windows, self.cache_bits)
+    def new_cache(self, adapter: str | None = None) -> KVCache:
+        return KVCache(self.config.windows, self.cache_bits, adapter=adapter)
 
     def prefill(self, tokens: mx.array, cache: KVCache, regime: Regime) -> None:
         """Write the keys and values of `tokens` [n] to the cache, and evaluate them."""
@@ -80,9 +80,11 @@ class Decoder:
             logits = mx.tanh(logits / config.logit_softcap) * config.logit_softcap
         return logits
 
-    def again(self, tokens: mx.array, regime: Regime, chunk: int) -> tuple[mx.array, KVCache]:
+    def again(
+        self, tokens: mx.array, regime: Regime, chunk: int, adapter: str | None = None
+    ) -> tuple[mx.array, KVCache]:
         """The logits after all `tokens` [n] and a cache of its own, computed from the first on, `chunk` at a time."""
-        cache, start = self.new_cache(), 0
+        cache, start = self.new_cache(adapter), 0
         while tokens.shape[0] - start > chunk:
             self.prefill(tokens[start : start + chunk], cache, regime)
             start += chunk
@@ -99,6 +101,7 @@ class Decoder:
     ) -> mx.array:
         """The states after the last token, after none without `logits`, or after each where there are `counts`."""
         count = tokens.shape[0]
+        self._choice.name = caches[0].adapter
         periods = self._periods.get(regime)
         if periods is None:
             # Only a dynamic rope has many regimes, one for each length; none is worth keeping.

@@ -1,6 +1,7 @@
 """The building blocks of a transformer in plain MLX: what a GPU runs, and a CPU where nothing faster fits."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Protocol, TypeVar
 
@@ -8,6 +9,7 @@ import mlx.core as mx
 
 from metalchat_engine_mlx.activations import gated
 from metalchat_engine_mlx.config import Activation
+from metalchat_engine_mlx.lowrank import Adapted
 from metalchat_engine_mlx.parameters import Matrix, join
 from metalchat_engine_mlx.quantization import Packing
 from metalchat_engine_mlx.scores import capped, seen, visible
@@ -102,6 +104,9 @@ class DeviceBlocks:
         joined = join(matrices)
         if joined is None:
             return SideBySide([self.linear([matrix]) for matrix in matrices])
+        if joined.addition is not None:
+            part = self.linear([replace(joined, addition=None)])
+            return Adapted(part, joined.addition, lambda array: self.linear([Matrix(weight=array)]))
         return Packed(self._cast(joined)) if joined.packing else Dense(self._cast(joined))
 
     def feed_forward(self, gate: Matrix | None, up: Matrix, down: Matrix, activation: Activation) -> Part:

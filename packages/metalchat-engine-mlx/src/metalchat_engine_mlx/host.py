@@ -9,6 +9,7 @@ kernel.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from metalchat_engine_mlx.config import Activation
 from metalchat_engine_mlx.device import FeedForward, Gated, Mixture, Packed, Part, Rows, SideBySide
 from metalchat_engine_mlx.host_experts import HostExperts
 from metalchat_engine_mlx.host_maps import Half, Rowwise, Transposed, Unpacked, Wide
+from metalchat_engine_mlx.lowrank import Adapted
 from metalchat_engine_mlx.parameters import Matrix, join
 from metalchat_engine_mlx.pool import Pool
 from metalchat_engine_mlx.scores import capped, seen
@@ -113,6 +115,9 @@ class HostBlocks:
         return blas.attention(queries, keys, values, scale, self._pool, window=window, softcap=softcap)
 
     def _map(self, matrix: Matrix, *, split: bool = False) -> Part:
+        if matrix.addition is not None:
+            part = self._map(replace(matrix, addition=None), split=split)
+            return Adapted(part, matrix.addition, lambda array: self._map(Matrix(weight=array.astype(mx.float32))))
         streams = self._streams if split else self._streams[:1]
         kind = self._map_type(matrix)
         if kind is Transposed:

@@ -31,6 +31,7 @@ class Plan:
     logprobs: int | None
     sampler: Callable[[], Sampler]
     guide: Guide | None = None
+    adapter: str | None = None
 
 
 class Job:
@@ -97,7 +98,7 @@ class Job:
         """Compute one more piece of the prompt; after the last, the first token is known too."""
         plan, total = self.plan, len(self.plan.tokens)
         if self._cache is None:
-            taken = self._recall.take(plan.tokens, self.regime, most=total + plan.limit)
+            taken = self._recall.take(plan.tokens, self.regime, most=total + plan.limit, adapter=plan.adapter)
             self._cache, self._checkpoint, self._cached = taken.cache, taken.common, taken.cache.length
             self._sampler = plan.sampler()
             if self._cached:
@@ -138,7 +139,7 @@ class Job:
         if not self._model.config.recomputes or regime == self.regime:
             return False
         known = mx.concatenate([mx.array(self.tokens), self.token.astype(mx.int32)])
-        logits, self._cache = self._model.again(known, regime, self.plan.chunk)
+        logits, self._cache = self._model.again(known, regime, self.plan.chunk, self.plan.adapter)
         self.regime = regime
         self.draw(logits)
         return True

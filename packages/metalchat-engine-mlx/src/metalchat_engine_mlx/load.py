@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 from metalchat_engine import InvalidModel, ModelSource, OutOfMemory, UnsupportedRequest
 
+from metalchat_engine_mlx.adapters import Adapter
 from metalchat_engine_mlx.cache import cache_group
 from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint
 from metalchat_engine_mlx.config import ModelConfig
@@ -18,6 +19,7 @@ from metalchat_engine_mlx.drawing import numbers
 from metalchat_engine_mlx.engine import read_prompt
 from metalchat_engine_mlx.host import HostBlocks
 from metalchat_engine_mlx.keeping import cache_limit, recall_of
+from metalchat_engine_mlx.lowrank import load_additions
 from metalchat_engine_mlx.machine import default_threads
 from metalchat_engine_mlx.memory import Demand, is_bound
 from metalchat_engine_mlx.model import MlxModel
@@ -61,7 +63,9 @@ def load_model(
         _limit_gpu(own.memory_limit)
     try:
         with mx.stream(streams[0]):
-            decoder = _build(checkpoint, _blocks(checkpoint, own, streams, on_cpu=on_cpu), own.cache_bits)
+            decoder = _build(
+                checkpoint, _blocks(checkpoint, own, streams, on_cpu=on_cpu), own.cache_bits, demand.adapters
+            )
         found = prompt()
         draft = None if own.draft is None else _draft(own.draft, checkpoint, found, own, streams, chunk=chunk)
     except BaseException:
@@ -85,6 +89,7 @@ def load_model(
         dtype=own.dtype or checkpoint.dtype,
         quantization=checkpoint.quantization,
         capabilities=capabilities(found.output_format, messages=found.has_template),
+        adapters=tuple(own.adapters),
     )
 
 
@@ -144,10 +149,10 @@ def _limit_gpu(limit: int | None) -> None:
     mx.set_memory_limit(usual if limit is None else limit)
 
 
-def _build(checkpoint: Checkpoint, blocks: Blocks, cache_bits: int | None) -> Decoder:
+def _build(checkpoint: Checkpoint, blocks: Blocks, cache_bits: int | None, adapters: Sequence[Adapter] = ()) -> Decoder:
     try:
         with np.errstate(all="ignore"):
-            config, parameters = _read(checkpoint)
+            config, parameters = _read(checkpoint, adapters)
             return Decoder(config, parameters, blocks, cache_bits=cache_bits)
     except MemoryError as error:
         raise OutOfMemory(f"'{checkpoint.name}' does not fit in memory") from error
@@ -158,7 +163,7 @@ def _build(checkpoint: Checkpoint, blocks: Blocks, cache_bits: int | None) -> De
         raise InvalidModel(f"'{checkpoint.name}' could not be loaded: {reason}") from error
 
 
-def _read(checkpoint: Checkpoint) -> tuple[ModelConfig, Parameters]:
+def _read(checkpoint: Checkpoint, adapters: Sequence[Adapter] = ()) -> tuple[ModelConfig, Parameters]:
     config = checkpoint.config
     arrays: dict[str, mx.array] = {}
     if checkpoint.gguf is None:
@@ -184,4 +189,4 @@ def _read(checkpoint: Checkpoint) -> tuple[ModelConfig, Parameters]:
         if checkpoint.factors:
             factors = tuple(numbers(arrays.pop("rope_freqs")))
             config = config.with_factors(factors)
-    return config, Parameters(arrays, checkpoint.packings)
+    return config, Parameters(arrays, checkpoint.packings, *load_additions(adapters))

@@ -7,6 +7,7 @@ from math import prod
 
 from metalchat_engine import EngineSettings, ModelSource, OutOfMemory
 
+from metalchat_engine_mlx.adapters import Adapter, read_adapter
 from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint
 from metalchat_engine_mlx.config import AttentionSpec, ExpertsSpec, LayerSpec
 from metalchat_engine_mlx.machine import default_threads
@@ -27,7 +28,7 @@ _BLOCK = 2**19
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What one model takes with its settings, and with its `draft`.
+    """What one model takes with its settings, with its `adapters`, and with its `draft`.
 
     `wide` weights are float32, whatever the checkpoint has.
     """
@@ -38,6 +39,7 @@ class Demand:
     chunk: int
     wide: bool = False
     draft: "Demand | None" = None
+    adapters: tuple[Adapter, ...] = ()
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, settings: EngineSettings, own: MlxSettings, *, on_cpu: bool) -> "Demand":
@@ -45,14 +47,17 @@ class Demand:
         draft = None
         if own.draft is not None:
             found = read_checkpoint(ModelSource(path=own.draft))
-            plain = dataclasses.replace(own, draft=None, cache_bits=None)
+            plain = dataclasses.replace(own, draft=None, cache_bits=None, adapters={})
             draft = cls(checkpoint=found, own=plain, on_cpu=on_cpu, chunk=chunk)
-        return cls(checkpoint=checkpoint, own=own, on_cpu=on_cpu, chunk=chunk, draft=draft)
+        tied = checkpoint.ties_head
+        adapters = tuple(read_adapter(*found, checkpoint.config, tied=tied) for found in own.adapters.items())
+        return cls(checkpoint=checkpoint, own=own, on_cpu=on_cpu, chunk=chunk, draft=draft, adapters=adapters)
 
     @cached_property
     def weights(self) -> int:
         """Bytes of all weights once loaded."""
-        return self._own_weights() + (0 if self.draft is None else self.draft.weights)
+        adapted = sum(adapter.parameters for adapter in self.adapters) * self._value
+        return self._own_weights() + adapted + (0 if self.draft is None else self.draft.weights)
 
     def cache(self, tokens: int) -> int:
         """Bytes of the keys and values of one text of so many tokens."""

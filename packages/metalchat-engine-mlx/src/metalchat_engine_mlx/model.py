@@ -64,6 +64,7 @@ class MlxModel:
         dtype: str,
         quantization: str | None,
         capabilities: Capabilities,
+        adapters: tuple[str, ...] = (),
     ) -> None:
         self._prompt = prompt
         self._defaults = defaults
@@ -91,7 +92,7 @@ class MlxModel:
         self._vocab_size, self._context_length = decoder.config.vocab_size, context_length
         self._limit = "there is memory for" if memory_bound else "the context length is"
         self._architecture = decoder.config.model_type
-        self._capabilities = capabilities
+        self._capabilities, self._adapters = capabilities, adapters
         self._compiler = Compiler(prompt, vocab_size=self._vocab_size, stop_ids=self._stop_ids)
 
     @property
@@ -105,6 +106,7 @@ class MlxModel:
             memory_bytes=0 if self._closed.is_set() else self._held_bytes(),
             capabilities=self._capabilities,
             quantization=self._quantization,
+            adapters=self._adapters,
         )
 
     def generate(self, request: GenerationRequest) -> Iterator[Event]:
@@ -138,6 +140,7 @@ class MlxModel:
             logprobs=request.logprobs,
             sampler=sampler,
             guide=guide,
+            adapter=request.adapter,
         )
         return self._answer(request, plan, reply, started)
 

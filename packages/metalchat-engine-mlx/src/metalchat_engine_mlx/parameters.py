@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from metalchat_engine_mlx.lowrank import Addition, Choice, joined
 from metalchat_engine_mlx.quantization import Packing
 
 
@@ -15,7 +16,7 @@ class Matrix:
 
     With a packing, `weight` is uint32 [rows, columns * bits / 32], scales and biases are [rows, columns / group_size];
     small floats have scales of 8 bits, which are no numbers, and no biases.
-    Those of experts are stacked: one more axis comes first.
+    Those of experts are stacked: one more axis comes first. `addition` is what adapters add to the map.
     """
 
     weight: mx.array
@@ -23,6 +24,7 @@ class Matrix:
     packing: Packing | None = None
     scales: mx.array | None = None
     biases: mx.array | None = None
+    addition: Addition | None = None
 
     @property
     def rows(self) -> int:
@@ -37,10 +39,10 @@ class Matrix:
         return [array for array in (self.weight, self.bias, self.scales, self.biases) if array is not None]
 
     def select_rows(self, start: int, stop: int) -> "Matrix":
-        return self._each(lambda array: array[start:stop])
+        return self._of_rows(lambda array: array[start:stop])
 
     def take_rows(self, rows: mx.array) -> "Matrix":
-        return self._each(lambda array: array[rows])
+        return self._of_rows(lambda array: array[rows])
 
     def expert(self, number: int) -> "Matrix":
         """One of the stack; a view where the stack has been evaluated."""
@@ -53,6 +55,10 @@ class Matrix:
         is_affine = self.packing is None or self.packing.mode == "affine"
         return cast if is_affine else dataclasses.replace(cast, scales=self.scales)
 
+    def _of_rows(self, select: Callable[[mx.array], mx.array]) -> "Matrix":
+        addition = None if self.addition is None else self.addition.of_rows(select)
+        return dataclasses.replace(self._each(select), addition=addition)
+
     def _each(self, change: Callable[[mx.array], mx.array]) -> "Matrix":
         def changed(array: mx.array | None) -> mx.array | None:
             return None if array is None else change(array)
@@ -63,18 +69,21 @@ class Matrix:
             packing=self.packing,
             scales=changed(self.scales),
             biases=changed(self.biases),
+            addition=self.addition,
         )
 
     def select_columns(self, start: int, stop: int) -> "Matrix":
         """Some of the inputs, without the bias. The cuts fall between groups of a packed matrix."""
+        addition = None if self.addition is None else self.addition.of_columns(start, stop)
         if self.packing is None or self.scales is None:
-            return Matrix(weight=self.weight[:, start:stop])
+            return Matrix(weight=self.weight[:, start:stop], addition=addition)
         bits, group = self.packing.bits, self.packing.group_size
         return Matrix(
             weight=self.weight[:, start * bits // 32 : stop * bits // 32],
             packing=self.packing,
             scales=self.scales[:, start // group : stop // group],
             biases=None if self.biases is None else self.biases[:, start // group : stop // group],
+            addition=addition,
         )
 
 
@@ -101,15 +110,27 @@ def join(matrices: Sequence[Matrix]) -> Matrix | None:
         packing=first.packing,
         scales=stack([matrix.scales for matrix in matrices]),
         biases=stack([matrix.biases for matrix in matrices]),
+        addition=joined([matrix.addition for matrix in matrices], [matrix.rows for matrix in matrices]),
     )
 
 
 class Parameters:
-    """Named arrays with the packing of each module. Taking one removes it."""
+    """Named arrays with the packing of each module, and what adapters add to it. Taking one removes it.
 
-    def __init__(self, arrays: dict[str, mx.array], packings: Mapping[str, Packing]) -> None:
+    `choice` is that of all additions.
+    """
+
+    def __init__(
+        self,
+        arrays: dict[str, mx.array],
+        packings: Mapping[str, Packing],
+        additions: Mapping[str, Addition] | None = None,
+        choice: Choice | None = None,
+    ) -> None:
         self._arrays = arrays
         self._packings = packings
+        self._additions = additions or {}
+        self.choice = choice or Choice()
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
@@ -124,6 +145,7 @@ class Parameters:
             packing=self._packings.get(module),
             scales=self._arrays.pop(f"{module}.scales", None),
             biases=self._arrays.pop(f"{module}.biases", None),
+            addition=self._additions.get(module),
         )
 
     def stack(self, module: str, single: str, count: int) -> Matrix:

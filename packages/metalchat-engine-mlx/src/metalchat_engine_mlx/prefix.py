@@ -14,6 +14,9 @@ import mlx.core as mx
 from metalchat_engine_mlx.cache import KVCache, Parts, Tail, copied, reaches
 from metalchat_engine_mlx.rope import Regime
 
+_Root = tuple[Regime, str | None]
+"""What was computed under another regime, or with another adapter, is of no use."""
+
 _LONGEST = 512  # tokens of a node, so that a long text is forgotten from its end on
 
 
@@ -57,17 +60,19 @@ class PrefixCache:
         self._windows = [window for window in windows if window is not None]
         self._all, self._bits = windows, bits
         self._budget, self._grain = budget, grain
-        self._roots: dict[Regime, _Node] = {}
+        self._roots: dict[_Root, _Node] = {}
         self._clock = 0
         self.nbytes = 0
 
-    def take(self, tokens: Sequence[int], regime: Regime, *, most: int | None = None) -> Taken:
+    def take(
+        self, tokens: Sequence[int], regime: Regime, *, most: int | None = None, adapter: str | None = None
+    ) -> Taken:
         """A new cache with the longest known beginning of `tokens`, less their last, which must be computed.
 
         It makes no room for more than `most` tokens.
         """
-        cache = KVCache(self._all, self._bits, most=most)
-        path, common = self._walk(tokens, len(tokens) - 1, regime)
+        cache = KVCache(self._all, self._bits, most=most, adapter=adapter)
+        path, common = self._walk(tokens, len(tokens) - 1, (regime, adapter))
         node, length = self._reachable(path, common)
         if node is not None:
             path = path[: path.index(node) + 1]
@@ -87,7 +92,7 @@ class PrefixCache:
         """
         end = self.whole(cache, len(tokens))
         if end:
-            self._insert(tokens[:end], regime, partial(cache.segments, release=release), cache.tails)
+            self._insert(tokens[:end], (regime, cache.adapter), partial(cache.segments, release=release), cache.tails)
 
     def load(self, tokens: Sequence[int], regime: Regime, segments: Sequence[Parts], tails: Sequence[Tail]) -> None:
         """Keep what was computed for `tokens` elsewhere: of each layer all of it, or its tail."""
@@ -95,7 +100,7 @@ class PrefixCache:
         def pieces(spans: Sequence[tuple[int, int]]) -> list[list[Parts]]:
             return [[copied(parts, start, stop) for parts in segments] for start, stop in spans]
 
-        self._insert(tokens, regime, pieces, lambda: list(tails))
+        self._insert(tokens, (regime, None), pieces, lambda: list(tails))
 
     def whole(self, cache: KVCache, count: int) -> int:
         """How many of the first `count` tokens of a cache can be kept."""
@@ -105,16 +110,16 @@ class PrefixCache:
     def _insert(
         self,
         tokens: Sequence[int],
-        regime: Regime,
+        root: _Root,
         segments: Callable[[Sequence[tuple[int, int]]], list[list[Parts]]],
         tails: Callable[[], list[Tail]],
     ) -> None:
         if self._budget == 0:
             return
         end = len(tokens)
-        path, common = self._walk(tokens, end, regime)
+        path, common = self._walk(tokens, end, root)
         self._clock += 1
-        node = path[-1] if path else self._roots.setdefault(regime, _Node(0))
+        node = path[-1] if path else self._roots.setdefault(root, _Node(0))
         if common < node.end and (common < end or self._windows):
             node = self._split(node, common)
         step = max(_LONGEST // self._grain, 1) * self._grain
@@ -140,10 +145,10 @@ class PrefixCache:
             node.children.clear()
             node.parent = None
 
-    def _walk(self, tokens: Sequence[int], limit: int, regime: Regime) -> tuple[list[_Node], int]:
+    def _walk(self, tokens: Sequence[int], limit: int, root: _Root) -> tuple[list[_Node], int]:
         """The nodes that `tokens` pass, and how many of the first `limit` are known, a multiple of the grain."""
         self._clock += 1
-        node, path, depth = self._roots.get(regime), list[_Node](), 0
+        node, path, depth = self._roots.get(root), list[_Node](), 0
         while node is not None and depth + self._grain <= limit:
             node = node.children.get(tuple(tokens[depth : depth + self._grain]))
             if node is None:
@@ -214,7 +219,7 @@ class PrefixCache:
             raise TypeError("a root is no leaf")
         del parent.children[leaf.tokens[: self._grain]]
         if parent.parent is None and not parent.children:
-            self._roots = {regime: root for regime, root in self._roots.items() if root is not parent}
+            self._roots = {key: root for key, root in self._roots.items() if root is not parent}
 
 
 def _shared(mine: tuple[int, ...], theirs: tuple[int, ...]) -> int:

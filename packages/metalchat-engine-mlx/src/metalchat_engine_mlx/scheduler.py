@@ -205,13 +205,13 @@ class Scheduler:
         model = self._model
         if model is None:
             return
-        groups: dict[Regime, list[Job]] = {}
+        groups: dict[tuple[Regime, str | None], list[Job]] = {}
         for job in jobs:
             with self._failing([job]):
                 if not job.own_step():
                     job.propose()
-                    groups.setdefault(job.following, []).append(job)
-        for regime, group in groups.items():
+                    groups.setdefault((job.following, job.plan.adapter), []).append(job)
+        for (regime, _), group in groups.items():
             computing = [job.computing for job in group]
             counts = [tokens.size for tokens in computing]
             if self._exact or len(group) == 1 or sum(counts) < model.batch_from:

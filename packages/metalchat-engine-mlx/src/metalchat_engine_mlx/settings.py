@@ -1,7 +1,7 @@
 """The engine's own settings: the keys of a manifest's [engine] table that it knows."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from metalchat_prompt import OutputFormat
 
 KNOWN = (
+    "adapters",
     "batch",
     "cache_bits",
     "deterministic",
@@ -30,6 +31,7 @@ PREFIX_CACHE_BYTES = 2**30
 STATE_BYTES = 2**31
 BATCH = 16
 DRAFT_TOKENS = 4
+_LONGEST_NAME = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,8 @@ class MlxSettings:
     `cache_bits` are those of keys and values, None as many as the arithmetic has. `batch` answers are computed together
     at most, `deterministic` ones each as if it were alone. `lookup` tokens are guessed ahead where the text repeats
     itself, 0 never; else, where there is a model in `draft`, `draft_tokens` of what that says. `memory_limit` bounds
-    the bytes of weights, keys and values, and of what is computed from them; None is what the machine has.
+    the bytes of weights, keys and values, and of what is computed from them; None is what the machine has. A request
+    may name one of the `adapters`, each in a folder.
     """
 
     device: Literal["cpu", "gpu"] | None = None
@@ -54,6 +57,7 @@ class MlxSettings:
     draft: Path | None = None
     draft_tokens: int = DRAFT_TOKENS
     memory_limit: int | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)
     prefix_cache_bytes: int = PREFIX_CACHE_BYTES
     state_directory: Path | None = None
     state_bytes: int = STATE_BYTES
@@ -76,6 +80,9 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
     def is_path(value: Any) -> bool:
         return isinstance(value, str | Path) and "\0" not in str(value) and Path(value).is_absolute()
 
+    def is_name(value: Any) -> bool:
+        return isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME and value.isprintable()
+
     prefix_cache = take("prefix_cache_bytes", whole(0, 2**50), "a number of bytes")
     batch = take("batch", whole(1, 256), "1 to 256")
     deterministic = take("deterministic", lambda value: isinstance(value, bool), "true or false")
@@ -88,6 +95,11 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
             raise UnsupportedRequest(f"engine setting '{key}' and deterministic exclude each other", option=key)
     if draft_tokens is not None and draft is None:
         raise UnsupportedRequest("engine setting 'draft_tokens' needs a draft", option="draft_tokens")
+    adapters = take(
+        "adapters",
+        lambda value: isinstance(value, Mapping) and all(map(is_name, value)) and all(map(is_path, value.values())),
+        f"a table of names of 1 to {_LONGEST_NAME} printable characters, with the absolute paths of folders",
+    )
     saves = take("save_states", lambda value: isinstance(value, bool), "true or false") is not False
     states = take("state_directory", is_path, "an absolute path") or settings.state_directory
     state_bytes = take("state_bytes", whole(0, 2**50), "a number of bytes")
@@ -102,6 +114,7 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
         draft=None if draft is None else Path(draft),
         draft_tokens=draft_tokens or DRAFT_TOKENS,
         memory_limit=take("memory_limit", whole(1, 2**50), "a number of bytes"),
+        adapters={name: Path(path) for name, path in (adapters or {}).items()},
         prefix_cache_bytes=PREFIX_CACHE_BYTES if prefix_cache is None else prefix_cache,
         state_directory=None if states is None or not saves else Path(states),
         state_bytes=STATE_BYTES if state_bytes is None else state_bytes,
@@ -120,5 +133,6 @@ def capabilities(layout: "OutputFormat", *, messages: bool) -> Capabilities:
         logit_bias=True,
         penalties=True,
         seed=True,
+        adapters=True,
         reasoning=messages and layout.reasoning is not None,
     )

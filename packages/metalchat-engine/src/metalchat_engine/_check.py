@@ -12,6 +12,7 @@ MAX_STOP_LENGTH = 256
 MAX_LOGPROBS = 20
 MAX_CONSTRAINT_LENGTH = 65536
 MAX_CONVERSATION_LENGTH = 256
+MAX_ADAPTER_LENGTH = 64
 
 # Inclusive bounds. A repetition penalty close to 0 would turn logits into infinities.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -61,6 +62,8 @@ def check(request: GenerationRequest, info: ModelInfo) -> None:
         raise UnsupportedRequest(
             f"conversation must be a text of 1 to {MAX_CONVERSATION_LENGTH} characters", option="conversation"
         )
+    if request.adapter is not None:
+        _check_adapter(request.adapter, info)
 
 
 def check_settings(settings: EngineSettings, *, known: Collection[str] = ()) -> None:
@@ -127,6 +130,17 @@ def _check_sampling(sampling: Sampling, info: ModelInfo) -> None:
         for token, bias in sampling.logit_bias.items():
             _integer("logit_bias", token, low=0, high=info.vocab_size - 1, what="token id of logit_bias")
             _number("logit_bias", bias, low=-100, high=100)
+
+
+def _check_adapter(adapter: str, info: ModelInfo) -> None:
+    _declared("adapter", info.capabilities.adapters, info)
+    if not isinstance(adapter, str) or not 0 < len(adapter) <= MAX_ADAPTER_LENGTH:
+        raise UnsupportedRequest(f"adapter must be a text of 1 to {MAX_ADAPTER_LENGTH} characters", option="adapter")
+    if adapter not in info.adapters:
+        loaded = ", ".join(info.adapters) or "none"
+        raise UnsupportedRequest(
+            f"{_model(info)} has no adapter {adapter!r}; it was loaded with: {loaded}", option="adapter"
+        )
 
 
 def _check_stop(stop: tuple[str, ...]) -> None:

@@ -57,6 +57,7 @@ class Capabilities:
     penalties: bool = False
     seed: bool = False
     reasoning: bool = False
+    adapters: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +111,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """A loaded model. `memory_bytes` is what it holds now, weights and caches."""
+    """A loaded model. `memory_bytes` is what it holds now, weights and caches; `adapters` are the names of its own."""
 
     name: str
     architecture: str
@@ -120,6 +121,7 @@ class ModelInfo:
     memory_bytes: int
     capabilities: Capabilities
     quantization: str | None = None
+    adapters: tuple[str, ...] = ()
 
 
 class Model(Protocol):

@@ -58,7 +58,8 @@ class GenerationRequest:
     `prompt` is fed as it is. `tool_choice` is "auto", "none", "required" or the name of a declared tool.
     `max_tokens` counts answer tokens; None means up to the context length. `stop` strings end the
     answer and are not part of it. `logprobs` asks for that many alternatives per token. Requests
-    that share `conversation` are likely to share a prefix; it never changes the answer.
+    that share `conversation` are likely to share a prefix; it never changes the answer. `adapter` names one of those
+    that the model was loaded with; None asks the model as it is.
     """
 
     messages: tuple[Message, ...] = ()
@@ -71,3 +72,4 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     conversation: str | None = None
+    adapter: str | None = None

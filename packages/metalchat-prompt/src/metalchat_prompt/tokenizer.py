@@ -227,7 +227,7 @@ def _check_ids(model: object, what: str) -> None:
     for token, index in vocabulary.items() if isinstance(vocabulary, dict) else ():
         if isinstance(index, int) and index > _MAX_ID:
             raise InvalidTokenizer(
-                f"'{what}' could not be used: the token '{visible(token)}' has the id {index}, not at most {_MAX_ID}"
+                f"'{what}' could not be used: the token '{visible(token)}' has an id above {_MAX_ID}"
             )
 
 

@@ -126,6 +126,15 @@ class CapabilityContract:
                 banned = replace(request, logprobs=0, sampling=Sampling(temperature=0, logit_bias={first: -100}))
                 assert collect(model, banned).sampled[0].chosen.token != first
 
+    def test_an_adapter_is_one_that_was_loaded_or_is_refused(self, model: Model) -> None:
+        request = replace(self.request(model), adapter="no such adapter")
+        if self.declared(model, "adapters", request, option="adapter"):
+            assert self.refusal(model, request).option == "adapter"
+            for name in model.info.adapters:
+                assert collect(model, replace(request, adapter=name)).finish.usage.completion_tokens > 0
+        else:
+            assert model.info.adapters == ()
+
     @pytest.mark.parametrize(
         ("option", "sampling"),
         [

@@ -38,7 +38,7 @@ class EchoEngine:
     where it has none. `capabilities` is what the models declare: beyond `messages` and `seed`, only a
     scripted reply can honour it. `on_token` is called before every token, in the thread that
     consumes the stream: a test that blocks there, or acts there, is in the middle of an answer.
-    `requests` collects what was asked, after `check` let it pass.
+    `requests` collects what was asked, after `check` let it pass, and `settings` what models were loaded with.
     """
 
     spi_version: ClassVar[int] = SPI_VERSION
@@ -53,6 +53,7 @@ class EchoEngine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.requests: list[GenerationRequest] = []
+        self.settings: list[EngineSettings] = []
         self._replies = deque(replies)
         self._capabilities = Capabilities(seed=True) if capabilities is None else capabilities
         self._context_length = context_length
@@ -74,9 +75,10 @@ class EchoEngine:
         )
 
     def load(self, source: ModelSource, settings: EngineSettings) -> "EchoModel":
-        check_settings(settings)
+        check_settings(settings, known=("adapters",) if self._capabilities.adapters else ())
         if not source.path.exists():
             raise InvalidModel(f"{source.path} does not exist")
+        self.settings.append(settings)
         context_length = self._context_length
         if settings.context_length is not None:
             context_length = min(context_length, settings.context_length)
@@ -88,6 +90,7 @@ class EchoEngine:
             dtype="text",
             memory_bytes=0,
             capabilities=self._capabilities,
+            adapters=tuple(settings.extra.get("adapters", ())),
         )
         return EchoModel(
             info,

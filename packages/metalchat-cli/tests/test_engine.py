@@ -98,7 +98,7 @@ def test_what_is_faster_is_written_with_its_evidence_and_nothing_else_changes(
         "lookup  repeating  0.2 ±0.0 tokens/s  2.00x",
     ]
     assert verdict == f"lookup is 2.00 times as fast; written to {manifest}"
-    assert [load.get("lookup") for load in engine.loads] == [None, 8] * 2
+    assert [load.get("lookup") for load in engine.loads] == [8, None, None, 8]
     after = manifest.read_bytes()
     assert after.startswith(before)
     added = tomllib.loads(after.decode())
@@ -150,7 +150,7 @@ def test_a_draft_of_the_store_is_measured_and_named_by_its_id(
     done = cli("engine", "calibrate", "--draft", "Draft", "--runs", "1", "--tokens", "16")
     assert done.code == 0, done.err
     path = str(home / "models" / small)
-    assert engine.loads[-1] == {"draft": path, "draft_tokens": 4}
+    assert engine.loads == [{"draft": path, "draft_tokens": 4}, {"lookup": 8}, {}]
     assert tomllib.loads(manifest.read_text())["engine"] == {"draft": small, "draft_tokens": 4}
     assert cli("prompt", "-c", "word").code == 0
     assert engine.loads[-1] == {"draft": path, "draft_tokens": 4}
@@ -158,7 +158,7 @@ def test_a_draft_of_the_store_is_measured_and_named_by_its_id(
     engine.paces = {"lookup": 5, "draft": 4}
     assert cli("engine", "calibrate", "--runs", "1", "--tokens", "16").code == 0
     assert tomllib.loads(manifest.read_text())["engine"] == {"lookup": 8}
-    assert engine.loads[-2:] == [{}, {"lookup": 8}]
+    assert engine.loads[-2:] == [{"lookup": 8}, {}]
 
 
 def test_a_draft_that_is_not_in_the_store_is_named(

@@ -136,9 +136,9 @@ def test_candidates_take_turns_and_the_fastest_of_those_that_pay_wins(messages: 
     paces = {"off": 4, "fast": 2, "slow": 5}
     candidates = {name: EngineSettings(prefill_chunk=pace) for name, pace in paces.items()}
     found = list(calibrate(engine, source, candidates, runs=2, tokens=20))
-    assert [trial.candidate for trial in found[::2]] == ["off", "fast", "slow"] * 2
+    assert [trial.candidate for trial in found[::2]] == ["slow", "fast", "off", "off", "fast", "slow"]
     assert {trial.completion_tokens for trial in found} == {12, 20}  # the shorter prompt has no more words
-    off, fast, slow = standings(found)
+    off, fast, slow = standings(found, paces)
     assert (off.gain, off.pays) == (1.0, False)
     assert fast.gain == pytest.approx(2, rel=0.01)
     assert slow.gain == pytest.approx(0.8, rel=0.01)
@@ -169,14 +169,15 @@ def rates(name: str, free: float, repeating: float) -> Iterator[Trial]:
 )
 def test_a_gain_must_be_real_and_no_prompt_slower(free: float, repeating: float, pays: bool) -> None:
     found = [*rates("off", 10, 10), *rates("lookup", free, repeating)]
-    assert standings(found)[1].pays is pays
+    assert standings(found, ["off", "lookup"])[1].pays is pays
 
 
 def test_answers_that_differ_are_counted_and_those_of_one_token_have_no_speed() -> None:
     found = [*rates("off", 10, 10), *rates("lookup", 12, 12)]
-    other = standings([*found[:3], replace(found[3], text="else")])[1]
+    names = ["off", "lookup"]
+    other = standings([*found[:3], replace(found[3], text="else")], names)[1]
     assert (other.agreed, other.answers) == (1, 2)
-    short = standings([*found[:3], replace(found[3], rate=0.0)])
+    short = standings([*found[:3], replace(found[3], rate=0.0)], names)
     assert [list(standing.gains) for standing in short] == [["free"], ["free"]]
-    nothing = standings([replace(one, rate=0.0) for one in found])
+    nothing = standings([replace(one, rate=0.0) for one in found], names)
     assert winner(nothing) is None

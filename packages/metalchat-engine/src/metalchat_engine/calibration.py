@@ -1,7 +1,7 @@
 """Whether settings that only change the speed pay on this machine: the same answers with each of them, in turn."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from metalchat_engine.engine import Engine, EngineSettings, ModelSource
@@ -70,12 +70,12 @@ def calibrate(
     tokens: int = 96,
     prompts: Mapping[str, str] = PROMPTS,
 ) -> Iterator[Trial]:
-    """`runs` times in turn, every prompt with every candidate. The model is loaded anew for each, and is warm.
+    """`runs` times, every prompt with every candidate: from the last to the first, and the next time forwards.
 
-    Raises what the engine raises for settings that it does not have.
+    The model is loaded anew for each, and is warm. Raises what the engine raises for settings that it does not have.
     """
-    for _ in range(runs):
-        for name, settings in candidates.items():
+    for turn in range(runs):
+        for name, settings in list(candidates.items())[:: 1 if turn % 2 else -1]:
             with engine.load(source, settings) as model:
                 for prompt, text in prompts.items():
                     chat = model.info.capabilities.messages
@@ -100,9 +100,9 @@ def calibrate(
                     )
 
 
-def standings(found: Sequence[Trial]) -> tuple[Standing, ...]:
-    """How each candidate did beside the first one that was tried, in the order in which they were."""
-    names = list(dict.fromkeys(trial.candidate for trial in found))
+def standings(found: Sequence[Trial], candidates: Iterable[str]) -> tuple[Standing, ...]:
+    """How each of the candidates did beside the first of them, in their order."""
+    names = list(candidates)
     prompts = [
         prompt
         for prompt in dict.fromkeys(trial.prompt for trial in found)

@@ -67,7 +67,7 @@ def calibrate(
         for trial in measured(found, source, candidates, runs=times, tokens=length):
             trials.append(trial)
             step(f"{trial.candidate}, {trial.prompt}")
-    table = standings(trials)
+    table = standings(trials, candidates)
     best = winner(table)
     keys = {} if best is None else choices[best.candidate]
     name = str(resolved.section("engine").get("name", "mlx"))

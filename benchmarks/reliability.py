@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +38,17 @@ class Beside(Check):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One program of the harness, what it is to show, and how its facts are told."""
+    """One program of the harness, what it is to show, and how its facts are told.
+
+    `alone`: it has time limits, so that nothing else is run beside it.
+    """
 
     measure: str
     program: str
     arguments: tuple[object, ...]
     wanted: str
     tell: Callable[[Facts], str]
+    alone: bool = False
     more: Callable[[Facts], bool] = lambda _: True
 
 
@@ -52,6 +57,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small part of everything: shows that it works")
     parser.add_argument("--seeds", type=int, metavar="N", help="random kills (1000)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="where the random choices begin (1)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="programs at once, but for what is timed (1)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every fact of every part there")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
     arguments = parser.parse_args()
@@ -60,18 +66,14 @@ def main() -> None:
     rows: list[Check] = []
     requests = leaks = 0
     with tempfile.TemporaryDirectory(prefix="metalchat-reliability-") as folder:
-        for number, part in enumerate(parts(arguments.quick, arguments.seeds, arguments.seed)):
-            place = Path(folder) / str(number)
-            place.mkdir()
-            found, seconds = run(part, place)
+        for part, found in run_all(
+            parts(arguments.quick, arguments.seeds, arguments.seed), Path(folder), arguments.jobs
+        ):
             wrong = found.get("wrong_count", 1)
             requests += int(str(found.get("requests", 0)))
             leaks += "token" in str(found.get("wrong"))
-            text = part.tell(found) if "wrong" in found else "it did not end"
-            ends = f"; {wrong} WRONG: {found.get('wrong')}" if wrong else ""
             met = wrong == 0 and part.more(found)
-            rows.append(Check(measure=part.measure, found=f"{text}{ends}", wanted=part.wanted, met=met))
-            say(f"{part.measure}: {text}{ends} ({seconds:.0f} s)")
+            rows.append(Check(measure=part.measure, found=told(part, found), wanted=part.wanted, met=met))
         rows.append(
             Check(
                 measure="the token at a foreign server, in a file or in an error",
@@ -160,6 +162,7 @@ def parts(quick: bool, seeds: int | None, seed: int) -> list[Part]:
         Part(
             measure="every network fault at every request",
             program="harness/network.py",
+            alone=True,
             arguments=(seed, 40 if quick else 1),
             wanted="a model or 1 line, ≤ 8 s",
             tell=lambda f: (
@@ -169,6 +172,7 @@ def parts(quick: bool, seeds: int | None, seed: int) -> list[Part]:
         Part(
             measure="malformed answers of a hub",
             program="harness/answers.py",
+            alone=True,
             arguments=(seed, 2_000 if quick else 20_000),
             wanted="1 line each, ≤ 5 s",
             tell=lambda f: f"{f['cases']}, slowest {float(str(f['slowest'])):.2f} s",
@@ -189,6 +193,29 @@ def parts(quick: bool, seeds: int | None, seed: int) -> list[Part]:
         ),
     ]
     return found
+
+
+def run_all(parts: Sequence[Part], folder: Path, jobs: int) -> Iterator[tuple[Part, Facts]]:
+    """The parts with their facts, in order."""
+
+    def one(number: int) -> Facts:
+        place = folder / str(number)
+        place.mkdir()
+        found, seconds = run(parts[number], place)
+        say(f"{parts[number].measure}: {told(parts[number], found)} ({seconds:.0f} s)")
+        return found
+
+    with ThreadPoolExecutor(jobs) as pool:
+        together = {number: pool.submit(one, number) for number, part in enumerate(parts) if not part.alone}
+    for number, part in enumerate(parts):
+        yield part, together[number].result() if number in together else one(number)
+
+
+def told(part: Part, found: Facts) -> str:
+    """What a part has shown, and what must not be."""
+    wrong = found.get("wrong_count", 1)
+    text = part.tell(found) if "wrong" in found else "it did not end"
+    return f"{text}; {wrong} WRONG: {found.get('wrong')}" if wrong else text
 
 
 def run(part: Part, place: Path) -> tuple[Facts, float]:

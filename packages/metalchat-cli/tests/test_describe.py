@@ -38,6 +38,7 @@ KEYS = [
     "download_bytes",
     "weights_bytes",
     "cache_bytes_per_token",
+    "template_sha256",
     "context",
     "memory_bytes",
     "machine_bytes",

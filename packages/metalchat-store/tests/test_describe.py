@@ -1,5 +1,6 @@
 """What a model is and needs is known from some kilobytes of headers, and nothing is written."""
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -177,14 +178,14 @@ def test_a_model_that_reads_more_than_text_has_its_numbers_inside(look: Callable
     assert (found.architecture, found.context_length) == ("gemma3", 131072)
 
 
-def test_a_gguf_file_is_described_by_less_than_a_mebibyte(look: Callable[..., Description], hub: FakeHub) -> None:
+def test_a_gguf_file_is_described_by_its_header(look: Callable[..., Description], hub: FakeHub) -> None:
     found = look({"model-q4_k_m.gguf": GGUF}, context=1)
     assert (found.architecture, found.parameters, found.quantization) == ("llama3", 1_235_814_432, "Q4_K_M")
     assert (found.dtype, found.context_length, found.weights) == (None, 131072, len(GGUF))
     assert found.cache_per_token == 2 * 16 * 8 * 64 * 2
     assert found.memory == len(GGUF) + found.cache_per_token + 4 * (512 * (6 * 2048 + 2 * 8192) + 128256)
-    assert found.fetched < 1 << 20
-    assert sum(request.sent for request in hub.of("cdn")) < 1 << 20
+    assert found.fetched < 1_800_000  # the header has 950 kB, the file 4 MB
+    assert sum(request.sent for request in hub.of("cdn")) < 1_800_000
 
 
 def tensors(*shapes: list[int]) -> bytes:
@@ -211,7 +212,24 @@ def quantized(*shapes: list[int], count: int | None = None, room: int = 3_000_00
 def test_parameters_and_type_behind_the_vocabulary_are_found(look: Callable[..., Description], hub: FakeHub) -> None:
     found = look({"m.gguf": quantized([2048, 1000], [64], [3, 4, 5, 6])})
     assert (found.parameters, found.quantization) == (2_048_000 + 64 + 360, "Q4_0")
-    assert found.fetched < 2_200_000  # the header has 1.1 MB
+    assert found.fetched < 1_800_000  # the header has 950 kB
+    assert found.template == hashlib.sha256(b"{{ messages }}" * 100).hexdigest()
+
+
+def test_F_6_the_digest_of_the_template_is_told_and_is_that_of_the_lock(home: Path, hub: FakeHub) -> None:
+    configured = json.dumps({"chat_template": "{{ configured }}"}).encode()
+    for number, (files, text) in enumerate(
+        [
+            ({"tokenizer_config.json": configured}, "{{ configured }}"),
+            ({"tokenizer_config.json": configured, "chat_template.jinja": b"{{ own }}"}, "{{ own }}"),
+            ({}, None),
+        ]
+    ):
+        hub.add_repo(f"org/m{number}", files=PLAIN | files)
+        store, address = Store(home, environ={}), f"{hub.url}/org/m{number}"
+        digest = None if text is None else hashlib.sha256(text.encode()).hexdigest()
+        assert store.describe(address).template == digest
+        assert store.lock(store.pull(address).entry.id).template == digest
 
 
 def test_tensors_that_lie_are_refused(look: Callable[..., Description]) -> None:

@@ -8,15 +8,14 @@ from metalchat_store.gguf import Header, read_header
 from metalchat_store.remote import RemoteFile
 
 _STEP = 64 << 10
-_LARGE = 256 << 10  # bytes from which on each step doubles what is there
 _MOST = 24 << 20  # the header of a large vocabulary has about 8 MB
 
 
-def look(peek: Peek, file: RemoteFile, enough: Callable[[Header], bool]) -> Header:
+def look(peek: Peek, file: RemoteFile, enough: Callable[[Header], bool] = lambda _: False) -> Header:
     """The header, read until it is `enough` or complete, at most 24 MiB of it. Raises `NotAModel`."""
     data = b""
     while True:
-        more = peek.part(file, len(data), len(data) + (_STEP if len(data) < _LARGE else len(data)))
+        more = peek.part(file, len(data), len(data) + max(_STEP, len(data) // 2))
         data += more
         header = read_header(data, file.path)
         if header.complete or enough(header) or len(data) >= _MOST:

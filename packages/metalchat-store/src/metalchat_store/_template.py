@@ -51,6 +51,17 @@ def template_of(config: object) -> str | None:
     return hashlib.sha256(config.encode(errors="surrogatepass")).hexdigest()
 
 
+def template_in(name: str, data: bytes) -> str | None:
+    """The SHA-256 of the template in a file that `TEMPLATE_FILES` names, given its content."""
+    if name.endswith(".jinja"):
+        return hashlib.sha256(data).hexdigest()
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return template_of(value.get("chat_template")) if isinstance(value, dict) else None
+
+
 def _template(files: Mapping[str, Path]) -> str | None:
     if "chat_template.jinja" in files:
         return _hash(files["chat_template.jinja"])

@@ -13,6 +13,7 @@ from metalchat_store._download import remote_errors
 from metalchat_store._fetching import Fetching
 from metalchat_store._model_shape import Shape, gguf_config, shape_of
 from metalchat_store._peek import Peek
+from metalchat_store._template import TEMPLATE_FILES, template_in
 from metalchat_store._tensor_header import TensorFacts, header_length, read_header
 from metalchat_store.detect import family
 from metalchat_store.errors import AccessDenied, NotAModel
@@ -27,7 +28,7 @@ CONTEXT = 8192
 _BUDGET = 64 << 20
 _CONFIG = 1 << 20
 _FIRST = 16 << 10
-_GGUF_NEEDED = {"general.file_type", "general.parameter_count"}
+_TEMPLATE = 1 << 20
 _SHARDS = 64
 _TOGETHER = 8
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3"}
@@ -44,7 +45,7 @@ class Description:
     Sizes are bytes. `size` is that of all files of the model, `download` of those that the store does not have,
     `fetched` what this look itself cost. `memory` is the prediction for `context` tokens: the weights as they are in
     the files, keys and values in two bytes (four for a model in float32), and what is needed while computing. `machine`
-    is the memory of this computer.
+    is the memory of this computer. `template` is the SHA-256 of the chat template's text, the one of `Lock.template`.
     """
 
     repository: str
@@ -65,6 +66,7 @@ class Description:
     cache_per_token: int | None = None
     context: int | None = None
     memory: int | None = None
+    template: str | None = None
     machine: int | None = None
     fetched: int = 0
 
@@ -159,10 +161,22 @@ def _looked(fetching: Fetching, peek: Peek, listing: Listing, known: Description
             dtype=_dtype(tensors) or _plain(config.get("torch_dtype") or config.get("dtype")),
             quantization=None if quantization is None else _scheme(quantization),
             weights=total,
+            template=_template(peek, files),
         ),
         shape,
         context,
     )
+
+
+def _template(peek: Peek, files: Mapping[str, RemoteFile]) -> str | None:
+    """The SHA-256 of the chat template's text; None for one that is larger than any."""
+    for file in (files[name] for name in TEMPLATE_FILES if name in files):
+        if file.size is None or file.size > _TEMPLATE:
+            return None
+        found = template_in(file.path, peek.whole(file, _TEMPLATE))
+        if found is not None:
+            return found
+    return None
 
 
 def _header(peek: Peek, file: RemoteFile) -> Sequence[TensorFacts]:
@@ -176,7 +190,7 @@ def _header(peek: Peek, file: RemoteFile) -> Sequence[TensorFacts]:
 
 
 def _gguf(peek: Peek, file: RemoteFile, known: Description, context: int | None) -> Description:
-    header = _peek_gguf.look(peek, file, lambda header: header.vocabulary and header.facts.keys() >= _GGUF_NEEDED)
+    header = _peek_gguf.look(peek, file)
     facts = header.facts
     name, kind, count = (facts.get(f"general.{key}") for key in ("architecture", "file_type", "parameter_count"))
     if header.parameters is not None and file.size is not None and header.parameters > 8 * file.size:
@@ -190,6 +204,7 @@ def _gguf(peek: Peek, file: RemoteFile, known: Description, context: int | None)
         dtype=_DTYPES[scheme] if plain and scheme is not None else None,
         quantization=None if plain else scheme,
         weights=file.size,
+        template=header.template,
     )
     return _predicted(found, shape_of(gguf_config(facts), file.path), context)
 

@@ -92,14 +92,12 @@ class Header:
     """What the first bytes of a file tell.
 
     `facts`: numbers and short texts of the metadata. `template`: the SHA-256 of the chat template's text. `parameters`:
-    the values of all tensors. `vocabulary`: the metadata of the tokenizer has begun, so that what describes the model
-    is there. `complete`: the header ends before the bytes do; otherwise what is missing may come.
+    the values of all tensors. `complete`: the header ends before the bytes do; otherwise what is missing may come.
     """
 
     facts: dict[str, int | str] = field(default_factory=dict)
     template: str | None = None
     parameters: int | None = None
-    vocabulary: bool = False
     complete: bool = False
 
 
@@ -154,7 +152,6 @@ class _Scanner:
 
     def collect(self, header: Header) -> None:
         for key, kind in self._entries():
-            header.vocabulary |= key.startswith(_TOKENIZER)
             if kind in _INTEGERS or kind == _STRING:
                 length = self._number("<Q", 8) if kind == _STRING else _WIDTHS[kind]
                 value = self._take(length)

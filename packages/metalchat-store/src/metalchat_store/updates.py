@@ -1,7 +1,6 @@
 """What an update of a model would change, found out without fetching its weights."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from metalchat_store._files import read_file
 from metalchat_store._known import Known
 from metalchat_store._notices import template_notice
 from metalchat_store._peek import Peek
-from metalchat_store._template import TEMPLATE_FILES, snapshot_digests, template_of
+from metalchat_store._template import TEMPLATE_FILES, snapshot_digests, template_in
 from metalchat_store.blobs import Blobs
 from metalchat_store.errors import IntegrityError, StoreError
 from metalchat_store.remote import Adopts, Listing, RemoteFile, Unpacks
@@ -175,21 +174,12 @@ def _template(fetching: Fetching, listing: Listing, wanted: Iterable[RemoteFile]
     old, new = snapshot_digests(Blobs(fetching.layout.blobs), snapshot)[0], None
     for name in TEMPLATE_FILES:
         if name in listed and new is None:
-            data = _read(fetching, listing, listed[name])
-            new = hashlib.sha256(data).hexdigest() if name.endswith(".jinja") else _inner(data)
+            new = template_in(name, _read(fetching, listing, listed[name]))
     weights = next((file for path, file in listed.items() if path.endswith(".gguf")), None)
     if new is None and weights is not None:
         peek = Peek(fetching, listing, budget=_BUDGET)
         new = _peek_gguf.look(peek, weights, lambda header: header.template is not None).template
     return None if old == new else template_notice(short_name(snapshot.repository), old, new)
-
-
-def _inner(data: bytes) -> str | None:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return template_of(value.get("chat_template")) if isinstance(value, dict) else None
 
 
 def _read(fetching: Fetching, listing: Listing, file: RemoteFile) -> bytes:

@@ -1,7 +1,8 @@
-"""Pulls that are killed at random moments. Usage: kills.py FOLDER FIRST_SEED COUNT [MEGABYTES]. Prints one JSON line.
+"""Pulls that are killed at random moments. Usage: kills.py FOLDER FIRST_SEED KILLS [MEGABYTES]. Prints one JSON line.
 
-The hub gives its bytes slowly, so that most of the time passes while they come. After each kill no half model may be
-listed, the next pull must complete, leave nothing behind, and fetch only what had not arrived.
+Each pull has a seed; there are as many as it takes until so many were killed before they ended. The hub gives its bytes
+slowly, so that most of the time passes while they come. After each kill no half model may be listed, the next pull must
+complete, leave nothing behind, and fetch only what had not arrived.
 """
 
 import os
@@ -61,7 +62,7 @@ def main() -> None:
     crew = Crew({"pull": pull})
     wrong: list[str] = []
     shares: list[float] = []
-    killed = whole = requests = most = 0
+    runs = killed = whole = requests = most = 0
     with SlowHub() as hub:
         hub.add_token(TOKEN, user="alice")
         hub.add_repo(NAME, files=files, private=True)
@@ -74,7 +75,8 @@ def main() -> None:
             crew.run("pull", str(folder / "timed"), url, piece)
             times.append(time.monotonic() - started)
             shutil.rmtree(folder / "timed")
-        for seed in range(first, first + count):
+        while killed < count:
+            seed, runs = first + runs, runs + 1
             dice = random.Random(seed)
             kind = seed % 2
             home = folder / f"home-{seed}"
@@ -113,7 +115,7 @@ def main() -> None:
             shutil.rmtree(home, ignore_errors=True)
     crew.close()
     report(
-        runs=count,
+        runs=runs,
         killed=killed,
         whole=whole,
         bytes=total,

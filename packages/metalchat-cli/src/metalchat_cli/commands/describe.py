@@ -107,6 +107,7 @@ def _describe_remote(repository: str, context: int | None, revision: str | None)
         "download_bytes": found.download,
         "weights_bytes": found.weights,
         "cache_bytes_per_token": found.cache_per_token,
+        "template_sha256": found.template,
         "context": found.context,
         "memory_bytes": found.memory,
         "machine_bytes": found.machine,
@@ -127,6 +128,8 @@ def _describe_kept(reference: str, context: int | None) -> dict[str, Any]:
     described = record(entry)
     if entry.damaged is not None:
         return described
+    if entry.commit is not None:
+        described["template_sha256"] = store().lock(entry.id).template
     engine, source, engine_settings = engine_for(settings(Choices(model=entry.id)))
     inspection: Inspection = engine.inspect(source)
     described |= {

@@ -1,4 +1,8 @@
-"""The cache of Hugging Face libraries: `models--org--name` with `blobs`, `refs` and `snapshots` of links."""
+"""The cache of Hugging Face libraries: `models--org--name` with `blobs`, `refs` and `snapshots` of links.
+
+What several repositories share lies in `blobs/ab/<64 digits>` beside them, under a name that says nothing about its
+SHA-256; the blobs of the repositories are links to it, whose names do.
+"""
 
 import os
 import re
@@ -70,6 +74,21 @@ def repository_models(folder: Path) -> Iterator[Found]:
         yield chosen(Found(tool="huggingface", repository=address, place=place, commit=commit), listed, bad)
 
 
+def is_shared(real: Path, repository: Path) -> bool:
+    """Whether a file, links resolved, lies among what the repositories of a cache share."""
+    shard = real.parent
+    shared = shard.parent == repository.parent / "blobs" and shard.name == real.name[:2]
+    return shared and _SHA256.fullmatch(real.name) is not None
+
+
+def _blob(path: Path, root: Path) -> str:
+    """The name of the repository's blob that a snapshot links to; empty if it links to something else."""
+    if not path.is_symlink():
+        return ""
+    target = path.parent / path.readlink()
+    return target.name if target.parent.resolve() == root / "blobs" else ""
+
+
 def _commit(folder: Path) -> str | None:
     with suppress(OSError, UnicodeDecodeError):
         commit = read_file(folder / "refs" / "main", 100).decode().strip()
@@ -99,14 +118,14 @@ def _file(name: str, path: Path, folder: Path, bad: dict[str, str]) -> RemoteFil
     try:
         real = path.resolve(strict=True)
         facts = real.lstat()
-        if not real.is_relative_to(root):
+        if not real.is_relative_to(root) and not is_shared(real, root):
             bad[name] = _OUTSIDE
         elif not stat.S_ISREG(facts.st_mode):
             bad[name] = "is not a file"
         size: int | None = facts.st_size
     except (OSError, RuntimeError):
         bad[name], real, size = "is a link to nothing", path, None
-    mark = real.name if real.parent == root / "blobs" and name not in bad else ""
+    mark = _blob(path, root) if name not in bad else ""
     try:
         return RemoteFile(
             path=name,

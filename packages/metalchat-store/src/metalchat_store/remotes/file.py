@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from metalchat_store._cache_huggingface import is_shared
 from metalchat_store.errors import DiskError, IntegrityError, InvalidRepository, Refused, RepositoryNotFound
 from metalchat_store.names import check_name
 from metalchat_store.remote import Body, Listing, RemoteContext, RemoteFile
@@ -46,12 +47,15 @@ class FileRemote:
     def local(self, listing: Listing, file: RemoteFile) -> Path:
         """The file itself, links resolved; `Refused` for one that leads out of the folder.
 
-        The folder of one commit in a cache of Hugging Face libraries may link to all that its repository has.
+        The folder of one commit in a cache of Hugging Face libraries may link to all that its repository has, and to
+        what the repositories share.
         """
         named, place = _local_path(listing.repository), Path(file.location)
         real, root = place.resolve(), named.resolve()
         if root.parent.name == "snapshots" and root.parent.parent.name.startswith(_CACHED):
             root = root.parent.parent
+            if is_shared(real, root):
+                return real
         if place != named and not real.is_relative_to(root):
             raise Refused(f"'{file.path}' is a link that leads out of the folder: put the file itself there")
         return real

@@ -239,6 +239,13 @@ def test_statistics_are_one_line_on_standard_error(cli: Cli, checked_out: str, u
     )
 
 
+def test_statistics_say_how_many_guessed_tokens_were_right(cli: Cli, checked_out: str, use_engine: Cli) -> None:
+    usage = Usage(prompt_tokens=30, completion_tokens=11, proposed_tokens=12, accepted_tokens=7)
+    timings = Timings(prefill_seconds=0.5, decode_seconds=2.0)
+    use_engine(Recording([Finish(reason="stop", usage=usage, timings=timings)]))
+    assert "answer tokens at 5.0/s, 7 of 12 guessed tokens right, first" in cli("prompt", "-c", "x", "--stats").err
+
+
 def test_progress_and_reasoning_are_not_shown_in_a_pipe(cli: Cli, checked_out: str, use_engine: Cli) -> None:
     events = [
         PromptProgress(processed=1024, total=4096),

@@ -63,6 +63,8 @@ def statistics(finish: "Finish") -> str:
     computed = usage.prompt_tokens - usage.cached_tokens
     parts = [f"{usage.prompt_tokens} prompt tokens{_rate(computed, timings.prefill_seconds)}"]
     parts.append(f"{usage.completion_tokens} answer tokens{_rate(usage.completion_tokens - 1, timings.decode_seconds)}")
+    if usage.proposed_tokens:
+        parts.append(f"{usage.accepted_tokens} of {usage.proposed_tokens} guessed tokens right")
     parts.append(f"first token after {timings.prefill_seconds:.2f} s")
     if timings.peak_memory is not None:
         parts.append(f"peak memory {timings.peak_memory / 1e6:.0f} MB")

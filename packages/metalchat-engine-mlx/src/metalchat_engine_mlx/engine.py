@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from metalchat_engine import (
@@ -15,6 +16,8 @@ from metalchat_engine import (
     Model,
     ModelSource,
     OutOfMemory,
+    Perplexity,
+    Quantization,
 )
 
 from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint
@@ -68,6 +71,29 @@ class MlxEngine:
             available=available,
             largest_context=None if available is None else demand.largest(available, requests),
         )
+
+    def quantize(
+        self,
+        source: ModelSource,
+        destination: Path,
+        quantization: Quantization,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Quantization:
+        from metalchat_engine_mlx.quantize import quantize, read_packing
+
+        packing = read_packing(quantization)
+        quantize(read_checkpoint(source), destination, packing, progress)
+        return Quantization(bits=packing.bits, group_size=packing.group_size, mode=packing.mode)
+
+    def perplexity(self, source: ModelSource, text: str, *, tokens: int = 2048) -> Perplexity:
+        from metalchat_engine_mlx.perplexity import perplexity
+
+        checkpoint = read_checkpoint(source)
+        prompt = read_prompt(checkpoint)
+        try:
+            return perplexity(checkpoint, prompt, text, tokens=tokens)
+        finally:
+            prompt.close()
 
     def load(self, source: ModelSource, settings: EngineSettings) -> Model:
         own = read_settings(settings)

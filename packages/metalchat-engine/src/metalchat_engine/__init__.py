@@ -17,10 +17,13 @@ if TYPE_CHECKING:
         Model,
         ModelInfo,
         ModelSource,
+        Perplexity,
+        Quantization,
         SupportsDiagnosis,
         SupportsEmbedding,
         SupportsMemoryEstimate,
         SupportsPromptState,
+        SupportsQuantization,
         SupportsTokenCount,
     )
     from metalchat_engine.errors import (
@@ -97,8 +100,10 @@ __all__ = [
     "ModelSource",
     "OutOfMemory",
     "Part",
+    "Perplexity",
     "PluginPoint",
     "PromptProgress",
+    "Quantization",
     "ReasoningDelta",
     "ReasoningPart",
     "Regex",
@@ -113,6 +118,7 @@ __all__ = [
     "SupportsEmbedding",
     "SupportsMemoryEstimate",
     "SupportsPromptState",
+    "SupportsQuantization",
     "SupportsTokenCount",
     "TextDelta",
     "TextPart",
@@ -151,7 +157,8 @@ _MODULES = {
     ),
     "engine": (
         "Capabilities Engine EngineSettings Inspection MemoryEstimate Model ModelInfo ModelSource SPI_VERSION "
-        "SupportsDiagnosis SupportsEmbedding SupportsMemoryEstimate SupportsPromptState SupportsTokenCount"
+        "Perplexity Quantization SupportsDiagnosis SupportsEmbedding SupportsMemoryEstimate SupportsPromptState "
+        "SupportsQuantization SupportsTokenCount"
     ),
     "errors": (
         "ContextTooLong EngineConflict EngineError EngineNotFound IncompatibleEngine InvalidModel ModelClosed "

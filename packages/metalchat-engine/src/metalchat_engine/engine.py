@@ -1,6 +1,6 @@
 """The two Protocols that an engine implements, the optional ones, and the data they exchange."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -215,4 +215,48 @@ class SupportsDiagnosis(Protocol):
 
     def diagnose(self, settings: EngineSettings) -> Sequence[str]:
         """A line for each fact. Raises UnsupportedRequest for a setting that cannot be honoured here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """How weights are stored in fewer bits: `group_size` neighbours in a row share a scale.
+
+    `mode` is the engine's own name of the format, "affine" for whole numbers with a scale and an offset. What is None
+    is left to the mode.
+    """
+
+    bits: int | None = None
+    group_size: int | None = None
+    mode: str = "affine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Perplexity:
+    """How well a model foresees a text of so many `tokens`: the mean number of tokens that it wavers between."""
+
+    value: float
+    tokens: int
+
+
+@runtime_checkable
+class SupportsQuantization(Protocol):
+    """An engine that writes models with smaller weights, and measures what that costs."""
+
+    def quantize(
+        self,
+        source: ModelSource,
+        destination: Path,
+        quantization: Quantization,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Quantization:
+        """Write a whole model into the folder `destination`, which is empty; what became of it, nothing left None.
+
+        `progress` is told how many of all parameters are done. Raises UnsupportedRequest for a quantisation that the
+        engine does not have, UnsupportedModel for a model that it cannot quantise, InvalidModel.
+        """
+        ...
+
+    def perplexity(self, source: ModelSource, text: str, *, tokens: int = 2048) -> Perplexity:
+        """Of the beginning of a text, at most so many tokens. Raises what `load` does."""
         ...

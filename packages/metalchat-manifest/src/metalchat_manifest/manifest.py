@@ -34,8 +34,9 @@ class Manifest:
     """The content of one metalchat.toml.
 
     `values` holds, by dotted key, every known key, every option, and the scalars of the open tables (`engine`,
-    `calibration`, `chat`, `tools`, `source`). Keys of metalchat's own with a float's meaning are floats even where
-    the file has an integer. `tables` is the whole document as the parser gives it; treat it as read-only.
+    `calibration`, `quantization`, `chat`, `tools`, `source`). Keys of metalchat's own with a float's meaning are
+    floats even where the file has an integer. `tables` is the whole document as the parser gives it; treat it as
+    read-only.
     """
 
     path: Path

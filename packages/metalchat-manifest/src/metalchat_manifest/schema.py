@@ -75,7 +75,7 @@ KEYS: Mapping[str, Key] = {
 CLOSED_TABLES = frozenset({"model", "prompt", "inference", _SAMPLING})
 """Tables whose keys are all in KEYS. A key close to a known one is a misspelling; another one is reported."""
 
-OPEN_TABLES = frozenset({"options", "engine", "calibration", "chat", "tools", "source"})
+OPEN_TABLES = frozenset({"options", "engine", "calibration", "quantization", "chat", "tools", "source"})
 """Tables whose keys belong to the model, to an engine or to another package of metalchat."""
 
 

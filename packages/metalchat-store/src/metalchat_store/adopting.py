@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from metalchat_store._base import Base
 from metalchat_store._files import disk_errors
+from metalchat_store._made_here import made_here
 from metalchat_store.errors import DiskError, Refused, RepositoryNotFound, StoreError
 from metalchat_store.types import Entry, Progress
 
@@ -86,5 +87,5 @@ class Adopting(Base):
     def _repositories(self) -> dict[str, Entry]:
         from metalchat_store.sources import normalise
 
-        entries = (entry for entry in self._entries.all() if entry.spec is not None and entry.damaged is None)
+        entries = (entry for entry in self._entries.all() if entry.damaged is None and not made_here(entry.commit))
         return {normalise(entry.spec.repository): entry for entry in entries if entry.spec is not None}

@@ -12,6 +12,7 @@ from metalchat_store._files import disk_errors, no_space
 from metalchat_store._gather import Gatherer
 from metalchat_store._known import Known
 from metalchat_store._locks import entry_lock
+from metalchat_store._made_here import made_here
 from metalchat_store._notices import update_notices
 from metalchat_store._publish import publish
 from metalchat_store._release import release
@@ -37,12 +38,13 @@ _ATTEMPTS = 5
 
 
 class Pull:
-    """One pull from one remote."""
+    """One pull from one remote. `suffix` is added to the name of the variant that is found."""
 
-    def __init__(self, fetching: Fetching, terms: Terms = ANYTHING) -> None:
+    def __init__(self, fetching: Fetching, terms: Terms = ANYTHING, *, suffix: str = "") -> None:
         layout = fetching.layout
         self._fetching = fetching
         self._terms = terms
+        self._suffix = suffix
         self._layout = layout
         self._source = fetching.source
         self._remote = fetching.remote
@@ -123,6 +125,8 @@ class Pull:
             if entry.spec is None or entry.commit is None:
                 continue
             if normalise(entry.spec.repository) != self._source.repository:
+                continue
+            if made_here(entry.commit) and entry.commit != listing.commit:
                 continue
             if entry.commit != listing.commit:
                 why = self._terms.held(entry)
@@ -322,7 +326,7 @@ class Pull:
                 repository=self._source.repository,
                 architecture=architecture,
                 partitioning=partitioning(selection),
-                variant=selection.variant,
+                variant=selection.variant + self._suffix,
             )
         except ManifestError as error:
             raise NotAModel(f"'{short_name(self._source.repository)}' is not a model: {error}") from error

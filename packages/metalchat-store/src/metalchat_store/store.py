@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metalchat_store._files import disk_errors
+from metalchat_store._made_here import made_here
 from metalchat_store.adopting import Adopting
+from metalchat_store.deriving import Deriving
 from metalchat_store.entries import MANIFEST
 from metalchat_store.errors import ModelNotFound
 from metalchat_store.types import Entry, Plan, Progress, Pulled, Verification
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 _RECENT = 3600.0  # seconds for which a snapshot without an entry may belong to a pull in flight
 
 
-class Store(Adopting, Versions, Upkeep):
+class Store(Adopting, Deriving, Versions, Upkeep):
     """The models below `home` ($METALCHAT_HOME).
 
     `environ` stands for the environment variables (default: those of the process). `remotes` maps URL schemes to
@@ -119,7 +121,7 @@ class Store(Adopting, Versions, Upkeep):
 
         source = parse_source(repository)
         for entry in self.list():
-            if entry.spec is None or entry.damaged is not None:
+            if entry.spec is None or entry.damaged is not None or made_here(entry.commit):
                 continue
             if source.means(normalise(entry.spec.repository), entry.commit):
                 return entry

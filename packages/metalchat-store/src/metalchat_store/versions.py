@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from metalchat_store._base import Base
 from metalchat_store._files import disk_errors
+from metalchat_store._made_here import made_here
 from metalchat_store.errors import Corrupted, Refused, StoreError
 from metalchat_store.references import find
 from metalchat_store.types import Entry, Progress, Pulled, Verification
@@ -54,6 +55,7 @@ class Versions(Base):
             missing, moved = set_aside(self._layout, snapshot, entry)
             fetched = 0
             if missing:
+                _check_source(entry.id, snapshot.commit)
                 commit = None if snapshot.repository.startswith("file:") else snapshot.commit
                 with self._fetching(
                     snapshot.repository, revision=commit, authorize=authorize, progress=progress
@@ -83,7 +85,7 @@ class Versions(Base):
             entries = [find(self._entries, reference) for reference in references] or list(self._entries.all())
             found = []
             for entry in entries:
-                if entry.spec is None or entry.commit is None:
+                if entry.spec is None or entry.commit is None or made_here(entry.commit):
                     continue
                 try:
                     with self._fetching(
@@ -101,6 +103,7 @@ class Versions(Base):
 
         with disk_errors(self.home, reading=True):
             entry = self._pulled(reference)
+            _check_source(entry.id, entry.commit)
             snapshot = Snapshots(self._layout).read(entry.id, entry.commit)
             with self._fetching(_repository(entry), revision=self._revision(entry), authorize=authorize) as fetching:
                 return plan_update(fetching, entry, snapshot, self._held(entry))
@@ -123,6 +126,7 @@ class Versions(Base):
 
         with disk_errors(self.home):
             entry = self._pulled(reference)
+            _check_source(entry.id, entry.commit)
             revision = self._revision(entry)
         terms = Terms() if consent else Terms(held=self._held)
         with self._fetching(_repository(entry), revision=revision, authorize=authorize, progress=progress) as fetching:
@@ -237,6 +241,7 @@ class Versions(Base):
                         return Pulled(entry=self._entries.read(target.id), already=False, fetched_bytes=0)
                     except (Corrupted, FileNotFoundError):
                         pass  # fetched below
+        _check_source(lock.spec.id, lock.commit)
         revision = None if lock.spec.repository.startswith("file:") else lock.commit
         with self._fetching(
             lock.spec.repository, revision=revision, authorize=authorize, progress=progress
@@ -297,6 +302,7 @@ class Versions(Base):
                 f"model '{entry.id}' has neither a readable metalchat.toml nor a record of its files. "
                 "Remove it and pull it again"
             )
+        _check_source(entry.id, entry.commit)
         repository = entry.spec.repository
         revision = None if repository.startswith("file:") else entry.commit
         with self._fetching(repository, revision=revision, authorize=authorize, progress=progress) as fetching:
@@ -310,6 +316,14 @@ class Versions(Base):
         outcome = examine(entry, snapshot, everything=True)
         record(self._layout, snapshot, outcome)
         return Verification(entry=entry, files=outcome.checks)
+
+
+def _check_source(id: str, commit: str | None) -> None:
+    if made_here(commit):
+        raise Refused(
+            f"model '{id}' was made here out of another one, and no source has it: make it again with"
+            " 'metalchat model quantize'"
+        )
 
 
 def _repository(entry: Entry) -> str:

@@ -28,6 +28,11 @@ app.command(
     name="describe",
     help="Say what a model is, needs and costs, without fetching it.",
 )
+app.command(
+    "metalchat_cli.commands.quantize:quantize",
+    name="quantize",
+    help="Make a smaller variant of a model, and measure what that costs.",
+)
 app.command("metalchat_cli.commands.describe:search", name="search", help="Find models on a hub by their names.")
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "quickstart": ("metalchat_cli.commands.quickstart:quickstart", "Pull a small model and answer with it."),
     "prompt": ("metalchat_cli.commands.prompt:prompt", "Answer one prompt: -c TEXT, a file, or - for standard input."),
     "chat": ("metalchat_cli.commands.chat:chat", "Talk with the model that is checked out."),
+    "embed": ("metalchat_cli.commands.embed:embed", "Print a vector for each text, or for each line of input."),
     "checkout": ("metalchat_cli.commands.checkout:checkout", "Select a model for this directory, or globally."),
     "lock": ("metalchat_cli.commands.lock:lock", "Pin the selected model's exact content in metalchat.lock."),
     "model": ("metalchat_cli.commands.model:app", "Pull, list, describe, verify, update, remove and push models."),

@@ -90,6 +90,11 @@ def json_line(value: Any) -> None:
     _put(json.dumps(value, ensure_ascii=True, indent=2).replace("\x7f", "\\u007f") + "\n")
 
 
+def compact_json_line(value: Any) -> None:
+    """The same in one line, for what is mostly numbers."""
+    _put(json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f") + "\n")
+
+
 def note(text: str, colour: str | None = None) -> None:
     """Write one line to standard error: a notice, a hint, statistics, what failed. Nobody listening is no failure."""
     with suppress(OSError):

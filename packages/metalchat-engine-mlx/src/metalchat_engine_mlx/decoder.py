@@ -71,6 +71,10 @@ class Decoder:
         counts = [1] * len(caches) if counts is None else counts
         return self._logits(self._run(tokens, caches, regime, counts=counts))
 
+    def states(self, tokens: mx.array, cache: KVCache, regime: Regime) -> mx.array:
+        """The last hidden states [n, hidden_size] of `tokens` [n], which the logits come from."""
+        return self._norm(self._run(tokens, [cache], regime, counts=[tokens.shape[0]]))
+
     def _logits(self, states: mx.array) -> mx.array:
         config = self.config
         logits = self._head(self._norm(states))

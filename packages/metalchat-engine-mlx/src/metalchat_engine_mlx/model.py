@@ -44,7 +44,7 @@ SEED_BITS = 64
 
 
 class MlxModel:
-    """Implements `metalchat_engine.Model` and `SupportsTokenCount`."""
+    """Implements `metalchat_engine.Model`, `SupportsTokenCount` and `SupportsEmbedding`."""
 
     def __init__(
         self,
@@ -150,6 +150,32 @@ class MlxModel:
         request = GenerationRequest(messages=tuple(messages))
         check(request, self.info)
         return len(self._tokens(request))
+
+    def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """A vector of length one for each text: the mean of its tokens' last hidden states.
+
+        Raises UnsupportedRequest for a text that is empty or no text, ContextTooLong, ModelClosed, OutOfMemory.
+        """
+        from metalchat_engine_mlx.embedding import embedding
+
+        self._check_open()
+        asked = []
+        for text in texts:
+            request = GenerationRequest(prompt=text)
+            check(request, self.info)
+            asked.append(self._tokens(request))
+            if len(asked[-1]) > self._context_length:
+                raise ContextTooLong(
+                    f"a text has {len(asked[-1])} tokens, and {self._limit} {self._context_length}; shorten it",
+                    option="context_length",
+                )
+        try:
+            return [embedding(tokens, self._scheduler.compute, self._chunk) for tokens in asked]
+        except (RuntimeError, MemoryError) as error:
+            found = self._failure(error)
+            if found is error:
+                raise
+            raise found from error
 
     def close(self) -> None:
         with self._closing:

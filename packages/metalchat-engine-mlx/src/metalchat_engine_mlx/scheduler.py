@@ -9,16 +9,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
 from metalchat_engine_mlx.decoder import Decoder
+from metalchat_engine_mlx.errand import Errand
 from metalchat_engine_mlx.job import Job, Plan
 from metalchat_engine_mlx.outbox import Outbox
 from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.rope import Regime
 from metalchat_engine_mlx.speculation import Speculation
+
+_T = TypeVar("_T")
 
 # Prompts that begin with as many equal tokens are computed one after the other: the second takes over from the first.
 _ALIKE = 64
@@ -55,6 +59,7 @@ class Scheduler:
         self._thread: threading.Thread | None = None
         self._idle = self._closed = False
         self._new: list[tuple[Plan, Outbox]] = []
+        self._errands: list[Errand[Any]] = []
         # Jobs whose prompt has yet to be begun, is being computed, or is done.
         self._waiting: list[Job] = []
         self._prefilling: deque[Job] = deque()
@@ -67,13 +72,27 @@ class Scheduler:
             if self._closed:
                 raise self._refusal()
             self._new.append((plan, outbox))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="metalchat-mlx-scheduler", daemon=True)
-                self._thread.start()
-                # A thread that the interpreter's end meets in the middle of MLX would abort the process.
-                atexit.register(self.close)
-            self._changed.notify()
+            self._start()
         return outbox
+
+    def compute(self, work: Callable[[Decoder], _T]) -> _T:
+        """Have something else computed between two steps, and wait for it. Raises what goes wrong, and as `submit`."""
+        errand = Errand(work)
+        with self._changed:
+            if self._closed:
+                raise self._refusal()
+            self._errands.append(errand)
+            self._start()
+        return errand.result()
+
+    def _start(self) -> None:
+        """Wake the thread, or make one; the lock is held."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="metalchat-mlx-scheduler", daemon=True)
+            self._thread.start()
+            # A thread that the interpreter's end meets in the middle of MLX would abort the process.
+            atexit.register(self.close)
+        self._changed.notify()
 
     def close(self) -> None:
         """End all answers, wait for the step under way, and let go of the model."""
@@ -102,24 +121,31 @@ class Scheduler:
     def _takes_up(self) -> bool:
         """Let new requests in. False, and the thread ends, where there is nothing left to do."""
         with self._changed:
-            new = self._new.copy()
+            new, errands = self._new.copy(), self._errands.copy()
             self._new.clear()
+            self._errands.clear()
             model = self._model
             if self._closed or model is None:
                 for outbox in [outbox for _, outbox in new] + [job.outbox for job in self._jobs()]:
                     outbox.put(self._refusal())
                 for jobs in (self._waiting, self._prefilling, self._decoding):
                     jobs.clear()
+                for errand in errands:
+                    errand.fail(self._refusal())
+                errands.clear()
             else:
                 self._waiting += [
                     Job(model, plan, self._recall, outbox, exact=self._exact, speculation=self._speculation)
                     for plan, outbox in new
                 ]
-            if not self._waiting and not self._prefilling and not self._decoding:
+            if not errands and not self._waiting and not self._prefilling and not self._decoding:
                 self._thread = None
                 atexit.unregister(self.close)
                 return False
-            return True
+        for errand in errands:
+            if model is not None:
+                errand.run(model)
+        return True
 
     def _jobs(self) -> list[Job]:
         return [*self._waiting, *self._prefilling, *self._decoding]
@@ -142,7 +168,7 @@ class Scheduler:
         """Until a request comes, goes, or takes what was computed for it."""
         with self._changed:
             self._idle = True
-            while not (self._closed or self._new) and not any(_has_room(job) for job in self._jobs()):
+            while not (self._closed or self._new or self._errands) and not any(_has_room(job) for job in self._jobs()):
                 self._changed.wait()
             self._idle = False
 

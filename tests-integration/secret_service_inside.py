@@ -155,7 +155,8 @@ def _main() -> int:
     # It goes to the background when it is ready, and ends with the D-Bus session.
     command = ["gnome-keyring-daemon", "--unlock", "--components=secrets"]
     subprocess.run(command, input=b"a password", stdout=subprocess.DEVNULL, check=True, timeout=20)
-    return pytest.main([__file__, "-q", "-rP", "-p", "no:cacheprovider", "-p", "no:randomly", "--import-mode=importlib"])
+    plugins = ["-p", "no:cacheprovider", "-p", "no:randomly"]
+    return pytest.main([__file__, "-q", "-rP", *plugins, "--import-mode=importlib"])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ DAMAGED = {
     "template": "chat templates",
     "generation": "generation_config.json",
     "index": "the index of shards",
+    "adapter": "LoRA adapters: adapter_config.json and safetensors",
     "gguf": "GGUF: metadata, lengths, counts, tensors, numbers",
 }
 

@@ -108,6 +108,15 @@ def test_f_8_malformed_json_is_refused_in_one_line(case: str, file: str, tmp_pat
     assert len(str(inspection.reason)) < 200
 
 
+@pytest.mark.parametrize("entry", [{"bits": 7}, {"bits": 4, "group_size": 7}, {"mode": "x"}])
+def test_f_8_a_key_of_the_file_is_shown_without_what_a_terminal_obeys(entry: dict[str, Any]) -> None:
+    table = {"group_size": 32, "bits": 4, "\x1b[2J\n": entry}
+    with pytest.raises((InvalidModel, UnsupportedModel)) as caught:
+        read_config(tiny_config(quantization=table))
+    assert str(caught.value).isprintable()
+    assert "quantization.\\x1b[2J\\n" in str(caught.value)
+
+
 @pytest.mark.parametrize(("key", "value", "text"), LIES)
 def test_f_8_a_value_out_of_range_is_refused_before_any_allocation(
     key: str, value: Any, text: str, tmp_path: Path

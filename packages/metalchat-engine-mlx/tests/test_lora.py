@@ -165,6 +165,7 @@ def refused(tmp_path: Path, folder: Path) -> EngineError:
         ({"alpha_pattern": {"q_proj": 2}}, "'alpha_pattern' is"),
         ({"init_lora_weights": "pissa_niter_16"}, "'init_lora_weights' is 'pissa_niter_16'"),
         ({"what_comes_next_year": {"x": 1}}, "'what_comes_next_year' is {'x': 1}"),
+        ({"\x1b[2J": 1}, "'\\x1b[2J' is 1"),
         ({"r": 0}, "'r' is 0, expected 1 to 4096"),
         ({"lora_alpha": "x"}, "'lora_alpha' is 'x'"),
     ],

@@ -52,7 +52,7 @@ class Fields:
     def refuse(self, key: str, value: object, expected: str) -> NoReturn:
         if key in self.options:
             raise UnsupportedRequest(f"option '{key}' is {shown(value)}, expected {expected}", option=key)
-        raise InvalidModel(f"'{self.what}': '{key}' is {shown(value)}, expected {expected}")
+        raise InvalidModel(f"'{self.what}': '{_name(key)}' is {shown(value)}, expected {expected}")
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         value = self.document.get(key)
@@ -106,7 +106,12 @@ class Fields:
             self.unsupported(key, found, shown(value))
 
     def unsupported(self, key: str, value: object, runs: str) -> NoReturn:
-        raise UnsupportedModel(f"'{self.what}': '{key}' is {shown(value)}, this engine runs {runs}")
+        raise UnsupportedModel(f"'{self.what}': '{_name(key)}' is {shown(value)}, this engine runs {runs}")
+
+
+def _name(key: str) -> str:
+    """A key for a message, of which the file may have any."""
+    return key[:120] if key.isprintable() else ascii(key)[1:-1][:120]
 
 
 def shown(value: object) -> str:

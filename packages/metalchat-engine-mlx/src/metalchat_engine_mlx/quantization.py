@@ -99,7 +99,7 @@ def _packing(fields: "Fields", where: str, table: Mapping[str, Any]) -> Packing:
         return Packing(group_size=size, bits=width, mode=mode)
     if mode != "affine":
         runs = f"affine, {', '.join(FLOATS)}"
-        raise UnsupportedModel(f"'{fields.what}': '{where[:80]}.mode' is {str(mode)[:40]!a}, this engine runs {runs}")
+        fields.unsupported(f"{where[:80]}.mode", str(mode), runs)
     if isinstance(group_size, bool) or group_size not in GROUP_SIZES:
         fields.refuse(f"{where[:80]}.group_size", group_size, "32, 64 or 128")
     if isinstance(bits, bool) or bits not in BITS:

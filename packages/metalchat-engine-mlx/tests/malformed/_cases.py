@@ -8,9 +8,11 @@ from random import Random
 from _binary import damage_gguf, damage_safetensors
 from _hostile import damaged_template, damaged_tokenizer
 from _values import bytes_damaged, damaged
+from metalchat_engine_mlx.testing import write_tiny_adapter
 
-KINDS = ("weights", "config", "tokenizer", "template", "generation", "index", "gguf")
-_SHARES = (3, 4, 3, 2, 1, 1, 4)
+KINDS = ("weights", "config", "tokenizer", "template", "generation", "index", "gguf", "adapter")
+_SHARES = (3, 4, 3, 2, 1, 1, 4, 2)
+ADAPTER = "adapter"  # the folder below the model in which its adapter is
 
 
 def make(seed: int, bases: tuple[list[Path], list[Path]], place: Path) -> tuple[Path, str, str]:
@@ -22,7 +24,8 @@ def make(seed: int, bases: tuple[list[Path], list[Path]], place: Path) -> tuple[
         path = place / "model.gguf"
         shutil.copy(random.choice(files), path)
         return path, kind, damage_gguf(path, random)
-    base = random.choice([path for path in directories if "sharded" in path.name] if kind == "index" else directories)
+    names = {"index": ("sharded",), "adapter": ("plain", "packed", "biased")}.get(kind)
+    base = random.choice([path for path in directories if names is None or path.name in names])
     model = place / "model"
     shutil.copytree(base, model)
     return model, kind, f"{base.name}: {_damage(kind, model, random)}"
@@ -31,6 +34,8 @@ def make(seed: int, bases: tuple[list[Path], list[Path]], place: Path) -> tuple[
 def _damage(kind: str, model: Path, random: Random) -> str:
     if kind == "weights":
         return damage_safetensors(random.choice(sorted(model.glob("*.safetensors"))), random)
+    if kind == "adapter":
+        return _adapter(model / ADAPTER, random)
     if kind == "tokenizer":
         return _tokenizer(model, random)
     if kind == "template":
@@ -39,6 +44,16 @@ def _damage(kind: str, model: Path, random: Random) -> str:
     file = model / name
     document = json.loads(file.read_text()) if file.exists() else {"temperature": 1.0, "eos_token_id": 2}
     data, said = damaged(document, random)
+    file.write_bytes(data)
+    return said
+
+
+def _adapter(folder: Path, random: Random) -> str:
+    write_tiny_adapter(folder)
+    if random.random() < 0.5:
+        return damage_safetensors(folder / "adapter_model.safetensors", random)
+    file = folder / "adapter_config.json"
+    data, said = damaged(json.loads(file.read_text()), random)
     file.write_bytes(data)
     return said
 

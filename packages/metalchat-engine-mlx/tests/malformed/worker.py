@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from _bases import write_bases
-from _cases import make
+from _cases import ADAPTER, make
 from metalchat_engine import EngineError, EngineSettings, GenerationRequest, Message, ModelSource, Sampling
 from metalchat_engine_mlx import MlxEngine
 
@@ -66,6 +66,8 @@ def play(path: Path) -> dict[str, Any]:
     """inspect, load and a short answer: how far it came, what it said, and what was wrong with that."""
     engine, source = MlxEngine(), ModelSource(path=path, name="case")
     wrong: list[str] = []
+    adapter = path / ADAPTER
+    extra = {"adapters": {"one": str(adapter)}} if adapter.is_dir() else {}
     try:
         inspection = engine.inspect(source)
     except BaseException:  # noqa: BLE001 - it is what is looked for
@@ -73,7 +75,7 @@ def play(path: Path) -> dict[str, Any]:
     if not inspection.loadable:
         wrong += check(inspection.reason or "")
     try:
-        with engine.load(source, EngineSettings(prefill_chunk=16)) as model:
+        with engine.load(source, EngineSettings(prefill_chunk=16, extra=extra)) as model:
             if not inspection.loadable:
                 wrong.append(f"inspect refuses what load loads: {inspection.reason}")
             asked = model.info.capabilities.messages
@@ -82,6 +84,7 @@ def play(path: Path) -> dict[str, Any]:
                 prompt=None if asked else "Hello world",
                 max_tokens=TOKENS,
                 sampling=Sampling(seed=1),
+                adapter="one" if extra else None,
             )
             list(model.generate(request))
         return {"end": "answered", "said": "", "wrong": wrong}

@@ -172,6 +172,16 @@ def test_a_gain_must_be_real_and_no_prompt_slower(free: float, repeating: float,
     assert standings(found, ["off", "lookup"])[1].pays is pays
 
 
+def test_a_gain_within_the_noise_is_none() -> None:
+    names = ["off", "lookup"]
+    noisy = [*rates("off", 10, 10), *rates("lookup", 14, 9), *rates("off", 10, 20), *rates("lookup", 9.9, 25)]
+    assert standings(noisy, names)[1].gain > 1.1
+    assert not standings(noisy, names)[1].pays
+    steady = [*rates("off", 10, 10), *rates("lookup", 12, 11), *rates("off", 11, 10), *rates("lookup", 13, 12)]
+    assert standings(steady, names)[1].ahead == ("free", "repeating")
+    assert standings(steady, names)[1].pays
+
+
 def test_answers_that_differ_are_counted_and_those_of_one_token_have_no_speed() -> None:
     found = [*rates("off", 10, 10), *rates("lookup", 12, 12)]
     names = ["off", "lookup"]

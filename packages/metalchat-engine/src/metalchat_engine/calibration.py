@@ -43,11 +43,13 @@ class Trial:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How a candidate did. `rates` are tokens a second by prompt; `gains` the ratios of their means to the first
-    candidate's. `agreed` is how many of its answers were those of the first candidate, of `answers`."""
+    candidate's, and `ahead` the prompts on which its slowest run was faster than that one's fastest. `agreed` is how
+    many of its answers were those of the first candidate, of `answers`."""
 
     candidate: str
     rates: Mapping[str, Spread]
     gains: Mapping[str, float]
+    ahead: tuple[str, ...]
     answers: int
     agreed: int
 
@@ -58,7 +60,8 @@ class Standing:
 
     @property
     def pays(self) -> bool:
-        return self.gain >= LEAST_GAIN and all(gain >= LEAST_EACH for gain in self.gains.values())
+        each = all(gain >= LEAST_EACH for gain in self.gains.values())
+        return self.gain >= LEAST_GAIN and each and bool(self.ahead)
 
 
 def calibrate(
@@ -111,16 +114,18 @@ def standings(found: Sequence[Trial], candidates: Iterable[str]) -> tuple[Standi
     ]
     said = {trial.prompt: trial.text for trial in reversed(found) if trial.candidate == names[0]}
     made: list[Standing] = []
-    base: dict[str, Spread] = {}
+    base: dict[str, list[float]] = {}
     for name in names:
         own = [trial for trial in found if trial.candidate == name]
-        rates = {prompt: Spread.of([t.rate for t in own if t.prompt == prompt]) for prompt in prompts}
-        base = base or rates
+        runs = {prompt: [trial.rate for trial in own if trial.prompt == prompt] for prompt in prompts}
+        base = base or runs
+        rates = {prompt: Spread.of(runs[prompt]) for prompt in prompts}
         made.append(
             Standing(
                 candidate=name,
                 rates=rates,
-                gains={prompt: rates[prompt].mean / base[prompt].mean for prompt in prompts},
+                gains={prompt: rates[prompt].mean / Spread.of(base[prompt]).mean for prompt in prompts},
+                ahead=tuple(prompt for prompt in prompts if min(runs[prompt]) > max(base[prompt])),
                 answers=len(own),
                 agreed=sum(trial.text == said[trial.prompt] for trial in own),
             )

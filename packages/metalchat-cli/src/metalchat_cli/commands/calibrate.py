@@ -31,8 +31,8 @@ def calibrate(
 ) -> None:
     """Measure decoding as it is, with look-up, and with a draft; the fastest is written into the model's manifest.
 
-    The answers are the same with each. Nothing is written unless the gain is a tenth over all prompts and nothing is a
-    twentieth slower, and what an earlier calibration wrote is then removed.
+    The answers are the same with each. Nothing is written unless the gain is a tenth over all prompts, and no noise,
+    and no prompt is a twentieth slower; what an earlier calibration wrote is then removed.
 
     Parameters
     ----------

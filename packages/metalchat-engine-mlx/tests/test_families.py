@@ -42,7 +42,8 @@ def _on_the_cpu():
 def blocks() -> list[Blocks]:
     cpu = mx.Device(mx.cpu, 0)
     # MLX gathers float32 alone on a CPU.
-    return [DeviceBlocks(mx.float32), HostBlocks(borrow(cpu, 1)), HostBlocks(borrow(cpu, 2), split=1)]
+    host = [HostBlocks(borrow(cpu, 1)), HostBlocks(borrow(cpu, 2), split=1), HostBlocks(borrow(cpu, 2), wide=True)]
+    return [DeviceBlocks(mx.float32), *host]
 
 
 def build(directory: Path, made: Blocks) -> Decoder:

@@ -21,6 +21,7 @@ GOLDEN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "golden"
 BLOCKS: dict[str, Callable[[], Blocks]] = {
     "device": DeviceBlocks,
     "host": lambda: HostBlocks(borrow(mx.Device(mx.cpu, 0), 1)),
+    "wide": lambda: HostBlocks(borrow(mx.Device(mx.cpu, 0), 2), wide=True),
     "two streams": lambda: HostBlocks(borrow(mx.Device(mx.cpu, 0), 2), split=1),
 }
 

@@ -37,6 +37,7 @@ from metalchat_engine_mlx.sampling import Sampler
 from metalchat_engine_mlx.streams import borrow
 from metalchat_engine_mlx.testing import write_tiny_model
 
+CPU = mx.Device(mx.cpu, 0)
 GREEDY = Sampling(temperature=0)
 ASK = GenerationRequest(prompt="the water is hot and there", sampling=GREEDY, max_tokens=24)
 LONG = "the water is hot and there is more of it than you said " * 8
@@ -118,7 +119,10 @@ def varied() -> list[GenerationRequest]:
 @pytest.mark.parametrize("family", SHAPES)
 def test_a_token_of_each_text_is_computed_as_each_alone(family: str, tmp_path: Path) -> None:
     checkpoint = read_checkpoint(ModelSource(path=write_tiny_model(tmp_path / "tiny", **SHAPES[family])))
-    made: tuple[Blocks, ...] = (DeviceBlocks(), HostBlocks(borrow(mx.Device(mx.cpu, 0), 2), split=1))
+    made: tuple[Blocks, ...] = (
+        DeviceBlocks(),
+        *(HostBlocks(borrow(CPU, 2), split=1, wide=wide) for wide in (False, True)),
+    )
     prompts = [[place * seed % 300 for place in range(length)] for seed, length in ((7, 3), (11, 30), (13, 17))]
     for blocks in made:
         decoder = Decoder(*_read(checkpoint), blocks)
@@ -145,7 +149,10 @@ def test_a_token_of_each_text_is_computed_as_each_alone(family: str, tmp_path: P
 @pytest.mark.parametrize("family", SHAPES)
 def test_some_tokens_of_each_text_are_computed_as_each_alone_and_can_be_taken_back(family: str, tmp_path: Path) -> None:
     checkpoint = read_checkpoint(ModelSource(path=write_tiny_model(tmp_path / "tiny", **SHAPES[family])))
-    made: tuple[Blocks, ...] = (DeviceBlocks(), HostBlocks(borrow(mx.Device(mx.cpu, 0), 2), split=1))
+    made: tuple[Blocks, ...] = (
+        DeviceBlocks(),
+        *(HostBlocks(borrow(CPU, 2), split=1, wide=wide) for wide in (False, True)),
+    )
     texts = [[place * seed % 300 for place in range(length)] for seed, length in ((7, 9), (11, 300), (13, 17))]
     counts = [4, 1, 3]
     for blocks in made:

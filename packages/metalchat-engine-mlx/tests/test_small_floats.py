@@ -61,7 +61,7 @@ def test_logits_are_those_of_the_values(mode: str, tied: bool, tmp_path: Path) -
     path = quantise(tmp_path / "m", mode, tie_word_embeddings=tied)
     streams = borrow(mx.Device(mx.cpu, 0), 1)
     expected = logits(path / "plain", DeviceBlocks(mx.float32))
-    for blocks in (DeviceBlocks(mx.float32), HostBlocks(streams)):
+    for blocks in (DeviceBlocks(mx.float32), HostBlocks(streams), HostBlocks(streams, wide=True)):
         for found, wanted in zip(logits(path, blocks), expected, strict=True):
             np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=0)
 
@@ -73,7 +73,9 @@ def test_inspect_names_the_mode_and_its_size(mode: str, tmp_path: Path) -> None:
     arrays = mx.load(str(path / "model.safetensors"))
     assert isinstance(arrays, dict)
     assert inspection.quantization == mode
-    assert inspection.weights_bytes == sum(array.nbytes for array in arrays.values())
+    packed = EngineSettings(extra={"device": "cpu", "weights": "packed"})
+    estimated = MlxEngine().estimate(ModelSource(path=path), packed)
+    assert estimated.weights == sum(array.nbytes for array in arrays.values())
     MlxEngine().load(ModelSource(path=path), EngineSettings()).close()
 
 

@@ -195,6 +195,17 @@ def test_a_manifest_that_came_with_a_project_or_model_does_not_say_where_an_engi
     assert chosen.get("engine.state_directory") == "/mine"
 
 
+def test_a_manifest_that_came_with_a_project_or_model_has_no_library_loaded(world):
+    for scope in ("model", "local"):
+        world.write(scope, "[engine]\nblas = '/tmp/libevil.so'\n")
+    resolved = world.resolve(model=LLAMA)
+    assert resolved.section("engine") == {"name": "mlx"}
+    assert [each.setting.origin.scope for each in resolved.ignored] == ["model", "local"]
+    assert all("which library is loaded" in each.reason for each in resolved.ignored)
+    world.write("global", "[engine]\nblas = '/opt/libblas.so'\n")
+    assert world.resolve(model=LLAMA).get("engine.blas") == "/opt/libblas.so"
+
+
 def test_a_file_repository_is_found_under_its_older_identifier(world):
     spec = ModelSpec(repository="file:///m", architecture="llama3", partitioning="sharded", variant="huggingface")
     folder = world.home / "models" / spec.ids[1]

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from metalchat_engine_mlx.config import Activation
 from metalchat_engine_mlx.pool import Floats, Pool, Scratch
 
+# To wake a thread costs about as much as this many multiplications.
+_WORTH = 1_000_000
 _BLOCK = 2**19  # values that are unpacked at a time, so that they stay in the cache
 
 
@@ -43,6 +45,29 @@ def transpose(weight: mx.array, bits: int) -> mx.array:
     return array(result.view(np.uint32))
 
 
+def unpack(weight: NDArray[np.uint32], scales: Floats, biases: Floats, bits: int, into: Floats, pool: Pool) -> None:
+    """Packed [rows, columns], in 4 or 8 bits, to float32 [columns, rows]."""
+    packed = weight.view(np.uint8)
+    rows, groups = scales.shape
+    step = 64  # rows; what is turned stays in the cache
+
+    def work(first: int, last: int, scratch: Scratch) -> None:
+        for start in range(first, last, step):
+            block = slice(start, min(start + step, last))
+            floats = scratch.floats(len(packed[block]), groups, into.shape[0] // groups)
+            numbers = floats.reshape(len(floats), -1)
+            if bits == 8:
+                numbers[...] = packed[block]
+            else:
+                numbers[:, 0::2] = packed[block] & 15
+                numbers[:, 1::2] = packed[block] >> 4
+            floats *= scales[block, :, None]
+            floats += biases[block, :, None]
+            into[:, block] = numbers.T
+
+    pool.share(rows, work, unit=step)
+
+
 def multiply_packed(
     x: Floats, weight: NDArray[np.uint32], scales: Floats, biases: Floats, bits: int, pool: Pool
 ) -> Floats:
@@ -73,7 +98,10 @@ def multiply_packed(
                         np.right_shift(block, 4, out=small)
                     np.copyto(floats, small)
                 np.multiply(floats, scales[:, :, rows], out=floats)
-                y[:, rows] = x @ floats.reshape(columns, -1) + sums @ biases[:, rows]
+                found = sums @ biases[:, rows]
+                products = np.empty_like(found)
+                pool.blas.multiply(x, floats.reshape(columns, -1), products)
+                y[:, rows] = np.add(found, products, out=found)
 
     pool.share(packed.shape[2], work, unit=64, most=_ways(x, packed.shape[2] * per_byte))
     return y
@@ -87,7 +115,7 @@ def multiply_rows(x: Floats, rows: Callable[[mx.array], Floats], count: int, poo
         block = rows(mx.arange(first, min(first + step, count)))
 
         def work(start: int, stop: int, _: Scratch, block: Floats = block, first: int = first) -> None:
-            y[:, first + start : first + stop] = x @ block[start:stop].T
+            pool.blas.multiply(x, block[start:stop].T, y[:, first + start : first + stop])
 
         pool.share(len(block), work, unit=16)
     return y
@@ -98,7 +126,7 @@ def multiply_wide(x: Floats, weight: Floats, pool: Pool) -> Floats:
     y = np.empty((x.shape[0], weight.shape[1]), np.float32)
 
     def work(start: int, stop: int, _: Scratch) -> None:
-        y[:, start:stop] = x @ weight[:, start:stop]
+        pool.blas.multiply(x, weight[:, start:stop], y[:, start:stop])
 
     pool.share(weight.shape[1], work, unit=64, most=_ways(x, weight.shape[1]))
     return y
@@ -125,15 +153,15 @@ def multiply_halves(x: Floats, weight: NDArray[np.uint16], pool: Pool, *, is_bfl
                 np.left_shift(whole, 13, out=whole)
                 np.bitwise_and(whole, np.int32(-0x70002000), out=whole)
                 np.multiply(floats, np.float32(2.0**112), out=floats)
-            np.matmul(x, floats.T, out=y[:, start : start + len(block)])
+            pool.blas.multiply(x, floats.T, y[:, start : start + len(block)])
 
     pool.share(rows, work, unit=16, most=_ways(x, rows))
     return y
 
 
 def _ways(x: Floats, rows: int) -> int:
-    """How many threads a product is worth: to wake one costs about as much as this many multiplications."""
-    return 1 + x.size * rows // 1_000_000
+    """How many threads a product is worth."""
+    return 1 + x.size * rows // _WORTH
 
 
 def gated(activation: Activation, x: Floats, up: Floats | None = None) -> Floats | None:
@@ -171,39 +199,81 @@ def attention(
     window: int | None = None,
     softcap: float | None = None,
 ) -> mx.array:
-    """Causal attention, the last token over all `length`: [1, heads, tokens, dim] with [1, kv heads, length, dim].
+    """Causal attention, the last token over all `length`: [1, heads, tokens, dim] with [1, kv heads, length, dim]."""
+    mx.eval(queries, keys, values)
+    q, k, v = np.asarray(queries)[0], np.asarray(keys)[0], np.asarray(values)[0]
+    return array(attend(q, k, v, scale, pool, window=window, softcap=softcap)[None])
+
+
+def attend(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    scale: float,
+    pool: Pool,
+    *,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Floats:
+    """Causal attention, the last token over all `length`: [heads, tokens, dim] with [kv heads, length, dim].
 
     With a `window`, a token sees that many, itself included; `length` is then less than window + tokens.
     """
-    mx.eval(queries, keys, values)
-    q, k, v = np.asarray(queries)[0], np.asarray(keys)[0], np.asarray(values)[0]
     heads, tokens, dim = q.shape
     kv_heads, length, _ = k.shape
     shared = heads // kv_heads
-    later = np.triu(np.full((tokens, tokens), -np.inf, np.float32), 1)
+    later = np.triu(np.full((tokens, tokens), -np.inf, np.float32), 1) if tokens > 1 else None
     # The keys that are too old for some tokens: the first one of these sees the most of them.
     old = 0 if window is None else max(length - window, 0)
     # Key j is out of sight where j <= length - tokens + t - window, for token t.
     hidden = np.tril(np.full((tokens, old), -np.inf, np.float32), old - tokens) if old else None
     result = np.empty((heads, tokens, dim), np.float32)
 
+    # One token's scores are small enough for all heads at once.
+    step = 1 if tokens > 1 else kv_heads
+
     def work(first: int, last: int, scratch: Scratch) -> None:
-        for head in range(first, last):
-            scores = scratch.floats(shared * tokens, length)
-            of_head = slice(head * shared, (head + 1) * shared)
-            np.matmul(q[of_head].reshape(-1, dim) * np.float32(scale), k[head].T, out=scores)
+        for start in range(first, last, step):
+            stop = min(start + step, last)
+            scores = scratch.floats(stop - start, shared * tokens, length)
+            of_heads = slice(start * shared, stop * shared)
+            asked = q[of_heads].reshape(stop - start, -1, dim) * np.float32(scale)
+            np.matmul(asked, k[start:stop].transpose(0, 2, 1), out=scores)
             if softcap is not None:
                 scores *= np.float32(1 / softcap)
                 np.tanh(scores, out=scores)
                 scores *= np.float32(softcap)
-            by_token = scores.reshape(shared, tokens, length)
-            by_token[:, :, length - tokens :] += later
+            by_token = scores.reshape(-1, shared, tokens, length)
+            if later is not None:
+                by_token[..., length - tokens :] += later
             if hidden is not None:
-                by_token[:, :, :old] += hidden
-            scores -= scores.max(axis=1, keepdims=True)
+                by_token[..., :old] += hidden
+            scores -= scores.max(axis=-1, keepdims=True)
             np.exp(scores, out=scores)
-            scores /= scores.sum(axis=1, keepdims=True)
-            result[of_head] = (scores @ v[head]).reshape(shared, tokens, dim)
+            scores /= scores.sum(axis=-1, keepdims=True)
+            result[of_heads] = (scores @ v[start:stop]).reshape(-1, tokens, dim)
 
-    pool.share(kv_heads, work)
-    return array(result[None])
+    pool.share(kv_heads, work, most=1 + heads * tokens * length * dim // _WORTH)
+    return result
+
+
+def rms_norm(x: Floats, weight: Floats | None, eps: float) -> Floats:
+    """x / sqrt(mean(x^2) + eps) * weight, over the last axis."""
+    squares = np.einsum("...i,...i->...", x, x)[..., None]
+    y = x * (1 / np.sqrt(squares * np.float32(1 / x.shape[-1]) + np.float32(eps)))
+    return y if weight is None else np.multiply(y, weight, out=y)
+
+
+def layer_norm(x: Floats, weight: Floats, bias: Floats | None, eps: float) -> Floats:
+    y = rms_norm(x - x.mean(axis=-1, keepdims=True), weight, eps)
+    return y if bias is None else np.add(y, bias, out=y)
+
+
+def rotated(x: Floats, cosines: Floats, sines: Floats) -> Floats:
+    """x [tokens, heads, dim] with the first 2 half of the last axis turned, pairs (i, i + half); [tokens, 1, half]."""
+    half = cosines.shape[-1]
+    y = x.copy()
+    first, second = x[..., :half], x[..., half : 2 * half]
+    y[..., :half] = first * cosines - second * sines
+    y[..., half : 2 * half] = first * sines + second * cosines
+    return y

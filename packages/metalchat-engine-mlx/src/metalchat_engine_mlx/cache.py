@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
+from metalchat_engine_mlx.gemm import Floats
 from metalchat_engine_mlx.memory import STEP
 
 Parts = tuple[mx.array, ...]
@@ -50,6 +53,10 @@ class KVCache:
         With a window w, the first of n new tokens sees w - 1 before it: those are at most w - 1 + n.
         """
         return self._layers[layer].update(self.length, keys, values)
+
+    def write(self, layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+        """What `update` does, at once, with [kv heads, tokens, head_dim]; the result is a view of the cache."""
+        return self._layers[layer].write(self.length, keys, values)
 
     def arrays(self) -> list[mx.array]:
         return [array for layer in self._layers for array in layer.parts]
@@ -128,6 +135,35 @@ class _Layer:
     def update(self, length: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         bits = self._bits
         new = (keys, values) if bits is None else (*_packed(keys, bits), *_packed(values, bits))
+        start, end = self._reach(length, new)
+        for part, values in zip(self.parts, new, strict=True):
+            part[:, :, start:end] = values
+        seen = 0 if self.window is None else max(start - self.window + 1, 0)
+        shown = [part[:, :, seen:end] for part in self.parts]
+        if bits is None:
+            return shown[0], shown[1]
+        return _unpacked(shown[:3], bits), _unpacked(shown[3:], bits)
+
+    def write(self, length: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+        if self._bits is not None:
+            seen_keys, seen_values = self.update(length, *(_array(new)[None] for new in (keys, values)))
+            mx.eval(seen_keys, seen_values)
+            return np.asarray(seen_keys)[0], np.asarray(seen_values)[0]
+        shape = (1, *keys.shape)
+        if not self.parts or length - self.first + shape[2] > self.parts[0].shape[2]:
+            like = mx.broadcast_to(mx.zeros(1), shape)
+            start, end = self._reach(length, (like, like))
+        else:
+            start, end = length - self.first, length - self.first + shape[2]
+        mx.eval(self.parts)
+        held = [np.asarray(part)[0] for part in self.parts]
+        for part, new in zip(held, (keys, values), strict=True):
+            part[:, start:end] = new
+        seen = 0 if self.window is None else max(start - self.window + 1, 0)
+        return held[0][:, seen:end], held[1][:, seen:end]
+
+    def _reach(self, length: int, new: Parts) -> tuple[int, int]:
+        """Have room for `new` after `length` tokens; where they begin and end in it."""
         start = length - self.first
         end = start + new[0].shape[2]
         if not self.parts or end > self.parts[0].shape[2]:
@@ -141,16 +177,15 @@ class _Layer:
                 _moved(part, start - kept, start, room, like) for part, like in zip(held, new, strict=True)
             )
             start = kept
-        for part, values in zip(self.parts, new, strict=True):
-            part[:, :, start:end] = values
-        seen = 0 if self.window is None else max(start - self.window + 1, 0)
-        shown = [part[:, :, seen:end] for part in self.parts]
-        if bits is None:
-            return shown[0], shown[1]
-        return _unpacked(shown[:3], bits), _unpacked(shown[3:], bits)
+        return start, end
 
     def _room(self, needed: int, wanted: int) -> int:
         return wanted if self._most is None else max(needed, min(wanted, self._most))
+
+
+def _array(values: Any) -> mx.array:
+    """A copy in MLX. (Any: the two libraries declare `__dlpack__` differently.)"""
+    return mx.array(values)
 
 
 def _packed(values: mx.array, bits: int) -> Parts:

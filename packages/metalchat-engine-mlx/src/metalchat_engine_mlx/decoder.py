@@ -5,11 +5,13 @@ from itertools import accumulate
 
 import mlx.core as mx
 
+from metalchat_engine_mlx import blas
 from metalchat_engine_mlx.attention import Attention, Periods, Spans
 from metalchat_engine_mlx.cache import KVCache
 from metalchat_engine_mlx.config import ExpertsSpec, FeedForwardSpec, LayerSpec, ModelConfig, NormSpec
 from metalchat_engine_mlx.device import Blocks, Part
 from metalchat_engine_mlx.experts import Experts
+from metalchat_engine_mlx.host_step import HostRunner
 from metalchat_engine_mlx.norms import Norm
 from metalchat_engine_mlx.parameters import Parameters
 from metalchat_engine_mlx.rope import Regime, Rope
@@ -29,6 +31,9 @@ class Decoder:
         self._layers = [Layer(layer, index, parameters, blocks) for index, layer in enumerate(config.layers)]
         self._norm = Norm(config.norm, "", parameters, blocks)
         self._head: Part = head if head is not None else blocks.linear([parameters.matrix(config.head)])
+        self._runner: HostRunner | None = None
+        if blocks.pool is not None:
+            self._runner = HostRunner(self._layers, self._norm, self._head, blocks.pool)
         self._ropes = config.ropes()
         self._periods: dict[Regime, Periods] = {}
         mx.eval(self.arrays())  # from here on nothing is read from the files
@@ -77,7 +82,10 @@ class Decoder:
 
     def _logits(self, states: mx.array) -> mx.array:
         config = self.config
-        logits = self._head(self._norm(states))
+        if self._runner is not None:
+            logits = self._runner.logits(blas.view(states))
+        else:
+            logits = self._head(self._norm(states))
         if config.logit_scale != 1.0:
             logits = logits * config.logit_scale
         if config.logit_softcap is not None:
@@ -115,6 +123,21 @@ class Decoder:
         x = self._embedding(tokens)
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
+        if self._runner is not None:
+            own = [count] if counts is None else counts
+            wanted = int(logits) if counts is None else count
+            x = blas.array(self._runner.states(x, caches, own, periods, wanted))
+        else:
+            x = self._through(x, caches, periods, logits, counts)
+        for cache, own in zip(caches, [count] if counts is None else counts, strict=True):
+            cache.length += own
+        return x
+
+    def _through(
+        self, x: mx.array, caches: Sequence[KVCache], periods: Periods, logits: bool, counts: Sequence[int] | None
+    ) -> mx.array:
+        """x [n, hidden] through all layers."""
+        count = x.shape[0]
         last = len(self._layers) - 1
         spans = None if counts is None or len(caches) == 1 or count == len(caches) else _spans(counts)
         several = len(caches) > 1 and spans is None
@@ -123,8 +146,6 @@ class Decoder:
             # Of the last layer nothing is needed but the keys and values, and the states that logits come from.
             wanted = count if counts is not None or index < last else int(logits)
             x = layer(x, caches, periods, offset, wanted, spans)
-        for cache, own in zip(caches, [count] if counts is None else counts, strict=True):
-            cache.length += own
         return x
 
 
@@ -137,22 +158,22 @@ class Layer:
         def norm(found: NormSpec | None) -> Norm | None:
             return None if found is None else Norm(found, prefix, parameters, blocks)
 
-        self._parallel, self._residual = spec.parallel, spec.residual
-        self._attention = Attention(spec.attention, index, prefix, parameters, blocks)
-        self._feed_forward = _feed_forward(spec.feed_forward, prefix, parameters, blocks)
-        self._before_attention, self._after_attention = norm(spec.before_attention), norm(spec.after_attention)
-        self._before_feed_forward = norm(spec.before_feed_forward)
-        self._after_feed_forward = norm(spec.after_feed_forward)
+        self.parallel, self.residual = spec.parallel, spec.residual
+        self.attention = Attention(spec.attention, index, prefix, parameters, blocks)
+        self.feed_forward = _feed_forward(spec.feed_forward, prefix, parameters, blocks)
+        self.before_attention, self.after_attention = norm(spec.before_attention), norm(spec.after_attention)
+        self.before_feed_forward = norm(spec.before_feed_forward)
+        self.after_feed_forward = norm(spec.after_feed_forward)
         mx.eval(self.arrays())
 
     def arrays(self) -> list[mx.array]:
         norms = (
-            self._before_attention,
-            self._after_attention,
-            self._before_feed_forward,
-            self._after_feed_forward,
+            self.before_attention,
+            self.after_attention,
+            self.before_feed_forward,
+            self.after_feed_forward,
         )
-        parts = (self._attention, self._feed_forward, *(norm for norm in norms if norm is not None))
+        parts = (self.attention, self.feed_forward, *(norm for norm in norms if norm is not None))
         return [array for part in parts for array in part.arrays()]
 
     def __call__(
@@ -165,24 +186,24 @@ class Layer:
         spans: Spans = None,
     ) -> mx.array:
         """x [n, hidden] to the states of the last `wanted` tokens; the other arguments are those of `Attention`."""
-        normed = x if self._before_attention is None else self._before_attention(x)
-        attended = self._attention(normed, caches, periods, offset, wanted, spans)
+        normed = x if self.before_attention is None else self.before_attention(x)
+        attended = self.attention(normed, caches, periods, offset, wanted, spans)
         if attended is None:
             return x
-        if self._after_attention is not None:
-            attended = self._after_attention(attended)
+        if self.after_attention is not None:
+            attended = self.after_attention(attended)
         if wanted < x.shape[0]:
             x = x[-wanted:]
-        if self._residual != 1.0:
-            attended = attended * self._residual
+        if self.residual != 1.0:
+            attended = attended * self.residual
         between = x + attended
-        inner = x if self._parallel else between
-        if self._before_feed_forward is not None:
-            inner = self._before_feed_forward(inner)
-        fed = self._feed_forward(inner)
-        if self._after_feed_forward is not None:
-            fed = self._after_feed_forward(fed)
-        return between + (fed if self._residual == 1.0 else fed * self._residual)
+        inner = x if self.parallel else between
+        if self.before_feed_forward is not None:
+            inner = self.before_feed_forward(inner)
+        fed = self.feed_forward(inner)
+        if self.after_feed_forward is not None:
+            fed = self.after_feed_forward(fed)
+        return between + (fed if self.residual == 1.0 else fed * self.residual)
 
 
 def _feed_forward(spec: FeedForwardSpec | ExpertsSpec, prefix: str, parameters: Parameters, blocks: Blocks) -> Part:

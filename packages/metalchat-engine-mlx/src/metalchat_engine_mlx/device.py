@@ -11,6 +11,7 @@ from metalchat_engine_mlx.activations import gated
 from metalchat_engine_mlx.config import Activation
 from metalchat_engine_mlx.lowrank import Adapted
 from metalchat_engine_mlx.parameters import Matrix, join
+from metalchat_engine_mlx.pool import Pool
 from metalchat_engine_mlx.quantization import Packing
 from metalchat_engine_mlx.scores import capped, seen, visible
 
@@ -24,11 +25,15 @@ Gated = Callable[..., mx.array]
 class Blocks(Protocol):
     """Makes the parts of a model; `[tokens, features]` in, `[tokens, features]` out.
 
-    `scratch_bytes` is memory that is kept besides the weights, outside of MLX. From `batch_from` texts on, a token of
+    `pool` is there where NumPy runs the layers. `scratch_bytes` is memory that is kept besides the weights, outside of
+    MLX. From `batch_from` texts on, a token of
     each is computed faster together than one by one.
     """
 
     batch_from: ClassVar[int]
+
+    @property
+    def pool(self) -> Pool | None: ...
 
     @property
     def scratch_bytes(self) -> int: ...
@@ -95,6 +100,10 @@ class DeviceBlocks:
         self._dtype = dtype
         self._gated: dict[Activation, Gated] = {}
         self._mask: tuple[tuple[int, int, int | None], mx.array] | None = None
+
+    @property
+    def pool(self) -> None:
+        return None
 
     @property
     def scratch_bytes(self) -> int:

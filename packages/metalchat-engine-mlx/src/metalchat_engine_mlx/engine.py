@@ -1,7 +1,7 @@
 """The engine: looks at models without MLX, and loads them with it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
@@ -21,8 +21,9 @@ from metalchat_engine import (
 )
 
 from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint
+from metalchat_engine_mlx.libraries import with_weights
 from metalchat_engine_mlx.machine import available_memory, expects_cpu, gpu_memory
-from metalchat_engine_mlx.memory import Demand, fitting_context
+from metalchat_engine_mlx.memory import Demand, fitting_context, size
 from metalchat_engine_mlx.settings import MlxSettings, capabilities, read_settings
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ class MlxEngine:
             declared = _declared(checkpoint)
         except EngineError as error:
             return Inspection(loadable=False, reason=str(error))
-        demand = Demand.of(checkpoint, EngineSettings(), MlxSettings(), on_cpu=expects_cpu())
+        settings = EngineSettings()
+        demand = Demand.of(checkpoint, settings, MlxSettings(), on_cpu=expects_cpu())
+        if demand.on_cpu:
+            demand, _ = with_weights(demand, settings, available_memory())
         return Inspection(
             loadable=True,
             architecture=checkpoint.config.model_type,
@@ -60,6 +64,7 @@ class MlxEngine:
         checkpoint = read_checkpoint(source)
         demand = Demand.of(checkpoint, settings, own, on_cpu=own.device == "cpu" or expects_cpu())
         available = _available(demand)
+        demand, reason = with_weights(demand, settings, available)
         longest = checkpoint.config.context_length
         tokens = min(settings.context_length or longest, longest)
         return MemoryEstimate(
@@ -70,6 +75,7 @@ class MlxEngine:
             transient=demand.transient(tokens, requests),
             available=available,
             largest_context=None if available is None else demand.largest(available, requests),
+            reason=reason,
         )
 
     def quantize(
@@ -95,6 +101,17 @@ class MlxEngine:
         finally:
             prompt.close()
 
+    def diagnose(self, settings: EngineSettings) -> Sequence[str]:
+        own = read_settings(settings)
+        if not (own.device == "cpu" or expects_cpu()):
+            memory = gpu_memory()
+            return ["on a GPU" if memory is None else f"on a GPU with {size(memory)} for a model"]
+        from metalchat_engine_mlx.speed import products
+
+        memory = available_memory()
+        said = [] if memory is None else [f"{size(memory)} of memory available to a model"]
+        return [f"on the CPU, {products(own)}", *said]
+
     def load(self, source: ModelSource, settings: EngineSettings) -> Model:
         own = read_settings(settings)
         checkpoint = read_checkpoint(source)
@@ -105,6 +122,7 @@ class MlxEngine:
 
             demand = Demand.of(checkpoint, settings, own, on_cpu=computes_on_cpu(own))
             available = _available(demand)
+            demand, _ = with_weights(demand, settings, available)
             context = fitting_context(demand, settings, available)
             return load_model(demand, prompt.result, context_length=context, available=available)
         except BaseException:

@@ -14,13 +14,16 @@ from functools import partial
 from typing import ClassVar
 
 import mlx.core as mx
+import numpy as np
 
 from metalchat_engine_mlx import blas
 from metalchat_engine_mlx.activations import gated
 from metalchat_engine_mlx.config import Activation
 from metalchat_engine_mlx.device import FeedForward, Gated, Mixture, Packed, Part, Rows, SideBySide
+from metalchat_engine_mlx.gemm import Blas, Floats
 from metalchat_engine_mlx.host_experts import HostExperts
-from metalchat_engine_mlx.host_maps import Half, Rowwise, Transposed, Unpacked, Wide
+from metalchat_engine_mlx.host_maps import Half, Rowwise, Transposed, Unpacked, Wide, widened
+from metalchat_engine_mlx.host_step import step_of
 from metalchat_engine_mlx.lowrank import Adapted
 from metalchat_engine_mlx.parameters import Matrix, join
 from metalchat_engine_mlx.pool import Pool
@@ -35,18 +38,31 @@ LONG = 512
 class HostBlocks:
     """Blocks for a CPU. Plain float16 and bfloat16 weights stay as they are unless `dtype` says otherwise.
 
-    What has at least `split` weights is dealt out to all streams.
+    What has at least `split` weights is dealt out to all streams. With `wide`, weights are turned to float32, experts
+    aside, and NumPy runs the layers. `library` multiplies; None is NumPy's own.
     """
 
     # Unpacking the weights for BLAS costs as much as two tokens in MLX.
     batch_from: ClassVar[int] = 3
 
-    def __init__(self, streams: Sequence[mx.Stream], dtype: mx.Dtype | None = None, *, split: int = SPLIT) -> None:
-        self._split = split
+    def __init__(
+        self,
+        streams: Sequence[mx.Stream],
+        dtype: mx.Dtype | None = None,
+        *,
+        split: int = SPLIT,
+        wide: bool = False,
+        library: Blas | None = None,
+    ) -> None:
+        self._split, self._wide = split, wide
         self._streams = streams
         self._dtype = dtype
-        self._pool = Pool(len(streams))
+        self._pool = Pool(len(streams), library)
         self._units: dict[tuple[int, int], tuple[mx.array, mx.array]] = {}
+
+    @property
+    def pool(self) -> Pool | None:
+        return self._pool if self._wide else None
 
     @property
     def scratch_bytes(self) -> int:
@@ -61,12 +77,14 @@ class HostBlocks:
     def feed_forward(self, gate: Matrix | None, up: Matrix, down: Matrix, activation: Activation) -> Part:
         firsts = [up] if gate is None else [gate, up]
         gated = partial(_gated, activation)
+        if self._wide:
+            return WideFeedForward(self.linear(firsts), self.linear([down]), activation, is_gated=gate is not None)
         inner, ways = up.rows, len(self._streams)
         cut = inner // ways
         # Halves of a packed matrix begin where a group does, and their rows can be packed again.
         unit = max([32, *(matrix.packing.group_size for matrix in (*firsts, down) if matrix.packing)])
         # What NumPy multiplies, its own threads share.
-        by_streams = ways > 1 and all(self._map_type(matrix) in (Transposed, Wide) for matrix in (*firsts, down))
+        by_streams = ways > 1 and all(self._map_type(matrix) is Transposed for matrix in (*firsts, down))
         weights = inner * up.columns * (len(firsts) + 1)
         shards: list[tuple[Part, Part]] = []
         if by_streams and not (cut % unit or inner % ways or weights < self._split):
@@ -122,9 +140,10 @@ class HostBlocks:
         kind = self._map_type(matrix)
         if kind is Transposed:
             return Transposed(matrix, self._unit(matrix), streams, self._pool)
-        plain = self._plain(matrix)
         if kind is Wide:
-            return Wide(plain, streams, self._pool)
+            weight = widened(matrix, self._pool)
+            return Wide(weight, None if matrix.bias is None else self.vector(matrix.bias), self._pool)
+        plain = self._plain(matrix)
         return Half(plain, self._pool) if kind is Half else Unpacked(plain, self._pool)
 
     def _map_row_by_row(self, plain: Matrix) -> Part:
@@ -134,6 +153,8 @@ class HostBlocks:
         return Rowwise(plain, self._pool) if plain.weight.dtype == mx.float32 else Half(plain, self._pool)
 
     def _map_type(self, matrix: Matrix) -> "type[Transposed | Unpacked | Wide | Half]":
+        if self._wide:
+            return Wide
         if matrix.packing:
             is_even = matrix.packing.mode == "affine" and matrix.packing.bits in (4, 8)
             return Transposed if is_even and matrix.rows % 32 == 0 else Unpacked
@@ -156,6 +177,28 @@ class HostBlocks:
             return Matrix(weight=weight, bias=None if matrix.bias is None else matrix.bias.astype(mx.float32))
 
         return matrix.cast(mx.float32)
+
+
+class WideFeedForward:
+    """A feed-forward of maps that NumPy does."""
+
+    def __init__(self, first: Part, down: Part, activation: Activation, *, is_gated: bool) -> None:
+        self._parts, self._activation, self._is_gated = (first, down), activation, is_gated
+        self._first, self._down = step_of(first), step_of(down)
+
+    def on_host(self, x: Floats) -> Floats:
+        inner = self._first(x)
+        gate, up = np.split(inner, 2, axis=1) if self._is_gated else (inner, None)
+        found = blas.gated(self._activation, gate, up)
+        if found is None:
+            found = blas.view(_gated(self._activation, blas.array(gate), None if up is None else blas.array(up)))
+        return self._down(found)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return blas.array(self.on_host(blas.view(x)))
+
+    def arrays(self) -> list[mx.array]:
+        return [array for part in self._parts for array in part.arrays()]
 
 
 class SplitFeedForward:

@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from metalchat_engine_mlx import blas
 from metalchat_engine_mlx.device import Packed, Rows
+from metalchat_engine_mlx.gemm import Floats
 from metalchat_engine_mlx.parameters import Matrix
 from metalchat_engine_mlx.pool import Pool
+
+_BLOCK = 2**20  # weights that are turned to float32 at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,34 +117,20 @@ class Transposed:
 
 
 class Wide:
-    """x W^T + b for a plain float32 W, which lies transposed."""
+    """x W^T + b for W in float32, which lies transposed: `weight` is [columns, rows]."""
 
-    def __init__(self, matrix: Matrix, streams: Sequence[mx.Stream], pool: Pool) -> None:
-        self.weight = mx.contiguous(matrix.weight.T)
-        self.bias = matrix.bias
+    def __init__(self, weight: mx.array, bias: mx.array | None, pool: Pool) -> None:
+        self.weight, self.bias, self._pool = weight, bias, pool
         mx.eval(self.arrays())
-        columns = matrix.columns
-        ways = min(len(streams), columns)
-        bounds = [columns * way // ways for way in range(ways + 1)]
-        self._parts = [
-            (start, stop, stream, self.weight[start:stop])
-            for start, stop, stream in zip(bounds[:-1], bounds[1:], streams, strict=False)
-        ]
-        mx.eval([part[3] for part in self._parts])
-        self._pool = pool
+        self._view = blas.view(weight)
+        self._added = None if bias is None else blas.view(bias)
+
+    def on_host(self, x: Floats) -> Floats:
+        y = blas.multiply_wide(x, self._view, self._pool)
+        return y if self._added is None else np.add(y, self._added, out=y)
 
     def __call__(self, x: mx.array) -> mx.array:
-        if x.shape[0] > 1:
-            y = blas.multiply_wide(blas.view(x), blas.view(self.weight), self._pool)
-            return blas.array(y if self.bias is None else y + blas.view(self.bias))
-        pieces: list[mx.array] = []
-        for start, stop, stream, weight in reversed(self._parts):
-            with mx.stream(stream):
-                pieces.append(x[:, start:stop] @ weight)
-        y = pieces[0]
-        for piece in pieces[1:]:
-            y = y + piece
-        return y if self.bias is None else y + self.bias
+        return blas.array(self.on_host(blas.view(x)))
 
     def embed(self, x: mx.array) -> mx.array:
         """The rows of W that the ids x [tokens] name: [tokens, columns]."""
@@ -148,6 +138,23 @@ class Wide:
 
     def arrays(self) -> list[mx.array]:
         return [self.weight, *([] if self.bias is None else [self.bias])]
+
+
+def widened(matrix: Matrix, pool: Pool) -> mx.array:
+    """The weights in float32, transposed: [columns, rows]. Some rows at a time, so that they are held only once."""
+    found = mx.zeros((matrix.columns, matrix.rows))
+    into, packing = blas.view(found), matrix.packing
+    if packing is None or packing.mode != "affine" or packing.bits not in (4, 8):
+        rows, step = Rows(matrix, mx.float32), max(_BLOCK // matrix.columns, 32)
+        for first in range(0, matrix.rows, step):
+            last = min(first + step, matrix.rows)
+            into[:, first:last] = blas.view(rows(mx.arange(first, last)).astype(mx.float32)).T
+        return found
+    wide = matrix.cast(mx.float32)
+    if wide.scales is None or wide.biases is None:
+        raise TypeError("a packed matrix has scales and biases")
+    blas.unpack(blas.view(wide.weight), blas.view(wide.scales), blas.view(wide.biases), packing.bits, into, pool)
+    return found
 
 
 class Half:

@@ -51,7 +51,19 @@ def recall_of(demand: Demand, prompt: "Prompt", draft: DraftModel | None, *, lim
         return Recall(prefixes, room)
     versions = [metadata.version(name) for name in ("metalchat-engine-mlx", "mlx")]
     dtype = own.dtype or checkpoint.dtype
-    facts = (versions, files, prompt.template_digest, config, dtype, on_cpu, own.threads, chunk, own.deterministic)
+    facts = (
+        versions,
+        files,
+        prompt.template_digest,
+        config,
+        dtype,
+        on_cpu,
+        own.threads,
+        chunk,
+        own.deterministic,
+        demand.wide,
+        own.blas,
+    )
     layers = [
         LayerShape(window=attention.window, heads=attention.kv_heads, dim=attention.head_dim)
         for attention in (layer.attention for layer in config.layers)

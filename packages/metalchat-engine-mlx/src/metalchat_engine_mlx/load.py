@@ -1,22 +1,22 @@
 """From checked headers to a model in memory."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
-from metalchat_engine import InvalidModel, ModelSource, OutOfMemory, UnsupportedRequest
+from metalchat_engine import EngineSettings, InvalidModel, OutOfMemory, UnsupportedRequest
 
 from metalchat_engine_mlx.adapters import Adapter
 from metalchat_engine_mlx.cache import cache_group
-from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint
+from metalchat_engine_mlx.checkpoint import Checkpoint
 from metalchat_engine_mlx.config import ModelConfig
 from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.device import Blocks, DeviceBlocks
 from metalchat_engine_mlx.draft import DraftModel, check_draft
 from metalchat_engine_mlx.drawing import numbers
 from metalchat_engine_mlx.engine import read_prompt
+from metalchat_engine_mlx.gemm import choose
 from metalchat_engine_mlx.host import HostBlocks
 from metalchat_engine_mlx.keeping import cache_limit, recall_of
 from metalchat_engine_mlx.lowrank import load_additions
@@ -63,11 +63,9 @@ def load_model(
         _limit_gpu(own.memory_limit)
     try:
         with mx.stream(streams[0]):
-            decoder = _build(
-                checkpoint, _blocks(checkpoint, own, streams, on_cpu=on_cpu), own.cache_bits, demand.adapters
-            )
+            decoder = _build(checkpoint, _blocks(demand, streams), own.cache_bits, demand.adapters)
         found = prompt()
-        draft = None if own.draft is None else _draft(own.draft, checkpoint, found, own, streams, chunk=chunk)
+        draft = None if demand.draft is None else _draft(demand.draft, checkpoint, found, own, streams)
     except BaseException:
         give_back(streams)
         raise
@@ -94,21 +92,21 @@ def load_model(
 
 
 def _draft(
-    path: Path, checkpoint: Checkpoint, prompt: "Prompt", own: MlxSettings, streams: Sequence[mx.Stream], *, chunk: int
+    demand: Demand, checkpoint: Checkpoint, prompt: "Prompt", own: MlxSettings, streams: Sequence[mx.Stream]
 ) -> DraftModel:
-    """The model in `path`, to guess ahead for that of `checkpoint`. Raises UnsupportedRequest where it cannot."""
-    found = read_checkpoint(ModelSource(path=path))
+    """A model that guesses ahead for that of `checkpoint`. Raises UnsupportedRequest where it cannot."""
+    found = demand.checkpoint
     own_prompt = read_prompt(found)
     try:
         check_draft(found, own_prompt, checkpoint, prompt)
     finally:
         own_prompt.close()
     with mx.stream(streams[0]):
-        decoder = _build(found, _blocks(found, own, streams, on_cpu=streams[0].device == mx.cpu), None)
+        decoder = _build(found, _blocks(demand, streams), None)
     return DraftModel(
         decoder,
         vocab_size=checkpoint.config.vocab_size,
-        chunk=chunk,
+        chunk=demand.chunk,
         context_length=found.config.context_length,
         prefix_cache_bytes=own.prefix_cache_bytes,
     )
@@ -125,7 +123,8 @@ def decoder_of(checkpoint: Checkpoint, *, cache_bits: int | None = None) -> Deco
     device = _device(own)
     streams = borrow(device, 1)
     with mx.stream(streams[0]):
-        return _build(checkpoint, _blocks(checkpoint, own, streams, on_cpu=device == mx.cpu), cache_bits)
+        demand = Demand.of(checkpoint, EngineSettings(), own, on_cpu=device == mx.cpu)
+        return _build(checkpoint, _blocks(demand, streams), cache_bits)
 
 
 def _device(own: MlxSettings) -> mx.Device:
@@ -137,10 +136,12 @@ def _device(own: MlxSettings) -> mx.Device:
     return mx.Device(mx.gpu, 0)
 
 
-def _blocks(checkpoint: Checkpoint, own: MlxSettings, streams: Sequence[mx.Stream], *, on_cpu: bool) -> Blocks:
-    if on_cpu:
-        return HostBlocks(streams, None if own.dtype is None else _DTYPES[own.dtype])
-    return DeviceBlocks(_DTYPES[own.dtype or checkpoint.dtype])
+def _blocks(demand: Demand, streams: Sequence[mx.Stream]) -> Blocks:
+    own = demand.own
+    if demand.on_cpu:
+        dtype = None if own.dtype is None else _DTYPES[own.dtype]
+        return HostBlocks(streams, dtype, wide=demand.wide, library=choose(own.blas))
+    return DeviceBlocks(_DTYPES[own.dtype or demand.checkpoint.dtype])
 
 
 def _limit_gpu(limit: int | None) -> None:

@@ -146,7 +146,10 @@ class Demand:
         checkpoint, widened, most = self.checkpoint, self._widened(), 0
         for module, shape, _ in matrices(checkpoint.config, dict.fromkeys(self._names)):
             is_wide = self.own.dtype == "float32" or checkpoint.plain.get(module) == "F32"
-            if module in widened or (is_wide and module in checkpoint.plain):
+            if module in widened:
+                most = max(most, 64 * 4 * shape[-1])  # rows that are widened at a time
+                continue
+            if is_wide and module in checkpoint.plain:
                 continue
             count = prod(shape[-2:]) // (self.own.threads or default_threads())
             most = max(most, min(_BLOCK, count // 2) * 5 if module in checkpoint.packings else min(_BLOCK, count) * 4)

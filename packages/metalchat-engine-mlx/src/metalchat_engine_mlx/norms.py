@@ -16,17 +16,17 @@ class Norm:
 
     def __init__(self, spec: NormSpec, prefix: str, parameters: Parameters, blocks: "Blocks") -> None:
         self.weight = norm_weight(spec, prefix, parameters, blocks)
-        self._bias = blocks.vector(parameters.vector(f"{prefix}{spec.name}.bias")) if spec.bias else None
-        self._eps = spec.eps
-        self._is_rms = spec.kind != "layer"
+        self.bias = blocks.vector(parameters.vector(f"{prefix}{spec.name}.bias")) if spec.bias else None
+        self.eps = spec.eps
+        self.is_rms = spec.kind != "layer"
 
     def __call__(self, x: mx.array) -> mx.array:
-        if self._is_rms:
-            return mx.fast.rms_norm(x, self.weight, self._eps)
-        return mx.fast.layer_norm(x, self.weight, self._bias, self._eps)
+        if self.is_rms:
+            return mx.fast.rms_norm(x, self.weight, self.eps)
+        return mx.fast.layer_norm(x, self.weight, self.bias, self.eps)
 
     def arrays(self) -> list[mx.array]:
-        return [self.weight] if self._bias is None else [self.weight, self._bias]
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
 
 
 def norm_weight(spec: NormSpec, prefix: str, parameters: Parameters, blocks: "Blocks") -> mx.array:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from metalchat_engine_mlx.gemm import Blas, Floats, numpy_blas
 
 _PREFIXES = ("scipy_openblas", "openblas")
 _SUFFIXES = ("64_", "", "_64_")
@@ -45,9 +45,13 @@ class Scratch:
 
 
 class Pool:
-    """`threads` workers, the caller one of them; each has scratch memory of its own. One call at a time."""
+    """`threads` workers, the caller one of them; each has scratch memory of its own. One call at a time.
 
-    def __init__(self, threads: int) -> None:
+    `blas` multiplies for all of them.
+    """
+
+    def __init__(self, threads: int, blas: Blas | None = None) -> None:
+        self.blas = numpy_blas() if blas is None else blas
         self._scratch = [Scratch() for _ in range(threads)]
         self._workers = ThreadPoolExecutor(threads - 1, "metalchat-mlx", _quiet) if threads > 1 else None
 
@@ -57,7 +61,7 @@ class Pool:
 
     def share(self, count: int, work: Callable[[int, int, Scratch], None], *, unit: int = 1, most: int = 64) -> None:
         """Call `work(start, stop, scratch)` for at most `most` parts of 0 to `count`, cut at multiples of `unit`."""
-        ways = max(min(len(self._scratch), count // unit, most), 1)
+        ways = max(min(len(self._scratch), count // unit, most), 1) if self.blas.shares else 1
         bounds = [count // unit * way // ways * unit for way in range(ways)] + [count]
         parts = list(zip(bounds[:-1], bounds[1:], self._scratch, strict=False))
         with _BLAS.one_thread():

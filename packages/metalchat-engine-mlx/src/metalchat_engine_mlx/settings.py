@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 KNOWN = (
     "adapters",
     "batch",
+    "blas",
     "cache_bits",
     "deterministic",
     "device",
@@ -26,6 +27,7 @@ KNOWN = (
     "state_bytes",
     "state_directory",
     "threads",
+    "weights",
 )
 PREFIX_CACHE_BYTES = 2**30
 STATE_BYTES = 2**31
@@ -44,7 +46,8 @@ class MlxSettings:
     at most, `deterministic` ones each as if it were alone. `lookup` tokens are guessed ahead where the text repeats
     itself, 0 never; else, where there is a model in `draft`, `draft_tokens` of what that says. `memory_limit` bounds
     the bytes of weights, keys and values, and of what is computed from them; None is what the machine has. A request
-    may name one of the `adapters`, each in a folder.
+    may name one of the `adapters`, each in a folder. `weights` on a CPU are kept packed, or as float32; None is what is
+    faster and fits. `blas` is the library that multiplies there, None is MKL where it is installed, else NumPy's own.
     """
 
     device: Literal["cpu", "gpu"] | None = None
@@ -58,6 +61,8 @@ class MlxSettings:
     draft_tokens: int = DRAFT_TOKENS
     memory_limit: int | None = None
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    weights: Literal["packed", "float32"] | None = None
+    blas: Path | None = None
     prefix_cache_bytes: int = PREFIX_CACHE_BYTES
     state_directory: Path | None = None
     state_bytes: int = STATE_BYTES
@@ -86,6 +91,7 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
     prefix_cache = take("prefix_cache_bytes", whole(0, 2**50), "a number of bytes")
     batch = take("batch", whole(1, 256), "1 to 256")
     deterministic = take("deterministic", lambda value: isinstance(value, bool), "true or false")
+    blas = take("blas", is_path, "the absolute path of a library")
     lookup = take("lookup", whole(0, 64), "0 to 64")
     draft = take("draft", is_path, "the absolute path of a model")
     draft_tokens = take("draft_tokens", whole(1, 64), "1 to 64")
@@ -113,6 +119,8 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
         lookup=lookup or 0,
         draft=None if draft is None else Path(draft),
         draft_tokens=draft_tokens or DRAFT_TOKENS,
+        weights=take("weights", lambda value: value in ("packed", "float32"), "packed or float32"),
+        blas=None if blas is None else Path(blas),
         memory_limit=take("memory_limit", whole(1, 2**50), "a number of bytes"),
         adapters={name: Path(path) for name, path in (adapters or {}).items()},
         prefix_cache_bytes=PREFIX_CACHE_BYTES if prefix_cache is None else prefix_cache,

@@ -22,7 +22,15 @@ DEFAULTS: Mapping[str, Value] = MappingProxyType({"engine.name": "mlx"})
 
 MAX_PROMPT_BYTES = 2**20
 
-_WRITTEN_TO = "engine.state_directory"  # an engine also deletes what it finds there
+_OTHERS = "is said by the global manifest or a variable; this file may come from others"
+_KEPT_BACK: Mapping[str, str] = MappingProxyType(
+    {
+        "engine.state_directory": f"where files are written {_OTHERS}",  # an engine also deletes what it finds there
+        "engine.blas": f"which library is loaded {_OTHERS}",  # its code runs
+    }
+)
+"""Keys of an engine that only a person's own files set, and why."""
+
 _TYPE = "inference.sampling.type"
 _SHAPING = tuple(f"inference.sampling.{name}" for name in ("temperature", "probability", "k", "min_p"))
 
@@ -99,8 +107,8 @@ class Resolved:
     @property
     def ignored(self) -> tuple[Ignored, ...]:
         """Settings without effect: options of a scope that selects another model, tools and an engine's
-        `state_directory` in a file that may come from others, and greedy sampling where a stronger layer sets a
-        temperature, probability, k or min_p."""
+        `state_directory` and `blas` in a file that may come from others, and greedy sampling where a stronger layer
+        sets a temperature, probability, k or min_p."""
         return tuple(
             Ignored(setting=layer.setting(key), reason=reason)
             for layer in self._layers
@@ -267,9 +275,5 @@ def _ignored(scope: Scope, manifest: Manifest, chosen: ModelSpec | None) -> dict
     if scope is not Scope.GLOBAL:
         reason = "tools are enabled by the global manifest, a variable or a flag; this file may come from others"
         ignored |= {key: reason for key in manifest.values if key.startswith("tools.")}
-        if _WRITTEN_TO in manifest.values:
-            reason = (
-                "where files are written is said by the global manifest or a variable; this file may come from others"
-            )
-            ignored[_WRITTEN_TO] = reason
+        ignored |= {key: reason for key, reason in _KEPT_BACK.items() if key in manifest.values}
     return ignored

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,19 +107,27 @@ def manifests() -> Iterator[Finding]:
 
 
 def engines() -> Iterator[Finding]:
-    from metalchat_engine import EngineError, load_engine
+    from metalchat_engine import EngineError, EngineSettings, SupportsDiagnosis, load_engine
     from metalchat_engine import engines as found
+
+    table = dict(home.settings().section("engine"))
+    chosen = table.pop("name", None)
 
     points = {point.name: point for point in found() if point.allowed}
     if not points:
         yield Finding(level="problem", subject="engine", text="none is installed. pip install metalchat-engine-mlx")
     for point in points.values():
+        lines: Sequence[str] = ()
         try:
-            load_engine(point.name)
+            engine = load_engine(point.name)
+            if isinstance(engine, SupportsDiagnosis):
+                lines = engine.diagnose(EngineSettings(extra=table if point.name == chosen else {}))
         except EngineError as error:
             yield Finding(level="problem", subject="engine", text=f"{point.name}: {error}")
         else:
             yield Finding(level="ok", subject="engine", text=f"{point.name} ({point.distribution} {point.version})")
+        for line in lines:
+            yield Finding(level="ok", subject="engine", text=f"{point.name}: {line}")
 
 
 def secrets() -> Iterator[Finding]:

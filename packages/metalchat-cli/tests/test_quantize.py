@@ -34,6 +34,8 @@ def test_a_model_becomes_smaller_and_says_what_that_cost(cli: Cli, model: str, h
     manifest = (home / "models" / made / "metalchat.toml").read_text()
     assert 'variant = "huggingface-4bit-g64"' in manifest
     assert "perplexity_before = " in manifest
+    listed = dict(line.split("  ", 1) for line in cli("model", "list").out.splitlines())
+    assert listed[made] == f"{listed[model]}  huggingface-4bit-g64"
     assert cli("checkout", made).code == 0
     assert cli("prompt", "-c", "Hello", "--max-tokens", "2").code == 0
     assert cli("model", "verify", made).out == f"{made}  ok\n"

@@ -60,7 +60,9 @@ def test_a_variant_is_not_what_its_repository_is_asked_for(store: Store, entry: 
     assert store.lookup(folder.as_uri()) == store.find(entry.id)
     again = store.pull(folder.as_uri())
     assert (again.already, again.entry.id) == (True, entry.id)
+    assert store.find("model").id == entry.id
     store.remove(entry.id)
+    assert store.find("model").id == made.id
     assert store.lookup(folder.as_uri()) is None
     assert store.pull(folder.as_uri()).entry.id == entry.id
     assert store.verify(made.id).ok

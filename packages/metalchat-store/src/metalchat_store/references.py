@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from metalchat_store._made_here import made_here
 from metalchat_store.entries import Entries
 from metalchat_store.errors import AmbiguousModel, ModelNotFound
 from metalchat_store.selection import short_name
@@ -14,6 +15,8 @@ _SHORTEST = 7
 
 def find(entries: Entries, reference: str) -> Entry:
     """The entry with that id, that unique prefix of at least 4 characters, or that unique part of its repository.
+
+    What was made here out of a model is meant by its id: the repository names what came from there.
 
     Raises `ModelNotFound`, or `AmbiguousModel` with the candidates.
     """
@@ -28,9 +31,10 @@ def find(entries: Entries, reference: str) -> Entry:
     found = _by_repository(list(entries.all()), word) if word else []
     if not found:
         raise ModelNotFound(f"model '{reference}' not found")
-    if len(found) > 1:
-        raise _ambiguous(reference, found)
-    return found[0]
+    pulled = [entry for entry in found if not made_here(entry.commit)] or found
+    if len(pulled) > 1:
+        raise _ambiguous(reference, pulled)
+    return pulled[0]
 
 
 def abbreviate(ids: Sequence[str]) -> Mapping[str, str]:

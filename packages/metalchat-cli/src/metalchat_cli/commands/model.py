@@ -135,9 +135,10 @@ def list_(*, abbrev: bool = False, json: bool = False) -> None:
         if entry.spec is None or entry.damaged is not None:
             terminal.row(name, f"damaged: {entry.damaged}")
         else:
-            terminal.row(
-                name, entry.spec.architecture, entry.spec.partitioning, entry.spec.repository, highlight=coloured
-            )
+            spec = entry.spec
+            # What was made here has the repository of the model that it was made of.
+            own = [spec.variant] if "-" in spec.variant else []
+            terminal.row(name, spec.architecture, spec.partitioning, spec.repository, *own, highlight=coloured)
 
 
 @app.command

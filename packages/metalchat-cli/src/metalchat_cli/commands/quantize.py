@@ -1,5 +1,6 @@
 """`metalchat model quantize`: a variant of a model with smaller weights, and what that costs."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,10 @@ def quantize(
             became = found.quantize(source, folder, asked, _progress)
             terminal.status("")
             before = found.perplexity(source, sample)
-            results.append((became, before, found.perplexity(_at(folder, source), sample)))
+            after = found.perplexity(_at(folder, source), sample)
+            if not math.isfinite(before.value) or not math.isfinite(after.value):
+                raise errors.Incomplete("the model computes what is no number; take more bits, or another mode")
+            results.append((became, before, after))
 
         made = kept.derive(entry, suffix, write)
         _note(made, *results[0], "a built-in text" if text is None else text.name)

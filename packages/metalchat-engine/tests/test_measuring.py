@@ -44,10 +44,20 @@ def ticking() -> Callable[[], float]:
     return lambda: float(next(seconds))
 
 
-def timed(started: float, prefill: float, decode: float, *, tokens: int = 11, cached: int = 0) -> Timed:
+def timed(
+    started: float,
+    prefill: float,
+    decode: float,
+    *,
+    tokens: int = 11,
+    cached: int = 0,
+    said_at: tuple[float, ...] = (),
+) -> Timed:
     usage = Usage(prompt_tokens=20, completion_tokens=tokens, cached_tokens=cached)
     timings = Timings(prefill_seconds=prefill, decode_seconds=decode, peak_memory=None)
-    return Timed(text="", started=started, finish=Finish(reason="length", usage=usage, timings=timings))
+    return Timed(
+        text="", started=started, said_at=said_at, finish=Finish(reason="length", usage=usage, timings=timings)
+    )
 
 
 def test_one_answer_is_timed_as_the_engine_times_it(source: ModelSource) -> None:
@@ -61,15 +71,17 @@ def test_one_answer_is_timed_as_the_engine_times_it(source: ModelSource) -> None
     assert run.first_token_seconds == timings.prefill_seconds == 1.0
     assert run.prefill_rate == 4 / timings.prefill_seconds
     assert run.decode_rate == 3 / timings.decode_seconds
+    assert len(answer.said_at) == 4
     assert run.peak_memory is None
 
 
 def test_answers_in_company_share_one_stretch_of_time() -> None:
-    run = BatchRun(answers=(timed(0, 2, 10, cached=5), timed(1, 3, 6)))
+    run = BatchRun(answers=(timed(0, 2, 10, cached=5, said_at=(2, 3, 5, 6, 12)), timed(1, 3, 6, said_at=(4, 10))))
     assert run.first_token_seconds == 2.5
-    # 15 and 20 prompt tokens were computed by second 4; 22 answer tokens came from second 2, with the first, to 12.
+    # 15 and 20 prompt tokens were computed by second 4. From there to second 12 came three of the five pieces of the
+    # first answer, and all tokens of the second but one.
     assert run.prefill_rate == 35 / 4
-    assert run.decode_rate == 21 / 10
+    assert run.decode_rate == (11 * 3 / 5 + 10) / 8
     assert BatchRun(answers=(timed(0, 2, 0, tokens=1),)).decode_rate is None
     assert BatchRun(answers=(timed(0, 2, 1, cached=20),)).prefill_rate is None
 

@@ -43,10 +43,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timed:
-    """One answer; `started` is when it was asked for, by the clock of `measure`."""
+    """One answer; `started` is when it was asked for, and `said_at` when each piece came, by the clock of `measure`."""
 
     text: str
     started: float
+    said_at: tuple[float, ...]
     finish: Finish
 
     @property
@@ -56,6 +57,13 @@ class Timed:
     @property
     def ended(self) -> float:
         return self.first + self.finish.timings.decode_seconds
+
+    def tokens_after(self, moment: float) -> float:
+        """How many tokens came after the first, and after a moment: those of the pieces that did, about."""
+        tokens = self.finish.usage.completion_tokens
+        if moment <= self.first:
+            return max(tokens - 1, 0)
+        return tokens * sum(said > moment for said in self.said_at) / max(len(self.said_at), 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +94,10 @@ class BatchRun:
 
     @property
     def decode_rate(self) -> float | None:
-        """Answer tokens a second, all answers together, from the first token of any to the end of all."""
-        seconds = max(answer.ended for answer in self.answers) - min(answer.first for answer in self.answers)
-        return _rate(self.completion_tokens - 1, seconds)
+        """Answer tokens a second, all answers together, from when each has its first token to the end of all."""
+        begun = max(answer.first for answer in self.answers)
+        tokens = sum(answer.tokens_after(begun) for answer in self.answers)
+        return _rate(tokens, max(answer.ended for answer in self.answers) - begun)
 
     @property
     def peak_memory(self) -> int | None:
@@ -158,16 +167,18 @@ def _words(numbers: random.Random, count: int) -> str:
 def _timed(model: Model, request: GenerationRequest, clock: Callable[[], float]) -> Timed:
     started = clock()
     said: list[str] = []
+    said_at: list[float] = []
     finish: Finish | None = None
     for event in model.generate(request):
         if isinstance(event, TextDelta):
             said.append(event.text)
+            said_at.append(clock())
         elif isinstance(event, Finish):
             finish = event
     if finish is None:
         raise RuntimeError("the engine ended a stream without a Finish")
-    return Timed(text="".join(said), started=started, finish=finish)
+    return Timed(text="".join(said), started=started, said_at=tuple(said_at), finish=finish)
 
 
-def _rate(tokens: int, seconds: float) -> float | None:
+def _rate(tokens: float, seconds: float) -> float | None:
     return tokens / seconds if tokens > 0 and seconds > 0 else None

@@ -123,6 +123,16 @@ def test_perplexity_is_the_mean_of_what_each_token_costs(tmp_path: Path) -> None
     assert abs(eight.value / found.value - 1) < abs(two.value / found.value - 1)
 
 
+def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path) -> None:
+    source = write_tiny_model(tmp_path / "tiny", hidden_size=256, intermediate_size=1024, num_hidden_layers=8)
+    size = (source / "model.safetensors").stat().st_size
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    quantised(source, tmp_path / "q")
+    assert mx.get_peak_memory() - before < size / 8
+    assert mx.get_active_memory() == before
+
+
 def test_progress_counts_parameters(tmp_path: Path) -> None:
     source = write_tiny_model(tmp_path / "tiny")
     (tmp_path / "q").mkdir()

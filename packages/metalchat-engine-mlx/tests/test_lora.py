@@ -203,6 +203,14 @@ def test_a_pickled_adapter_is_never_opened(tmp_path: Path) -> None:
             "and the model's 'model.layers.0.self_attn.q_proj' has 64 rows and 64 columns",
         ),
         ({f"{Q}.lora_A.weight": (5, 64), f"{Q}.lora_B.weight": (64, 4)}, "have the shapes [5, 64] and [64, 4]"),
+        (
+            {
+                f"{prefix}{Q.removeprefix('base_model.model.model.')}.lora_{half}.weight": shape
+                for prefix in ("base_model.model.model.", "base_model.model.model.language_model.")
+                for half, shape in (("A", (4, 64)), ("B", (64, 4)))
+            },
+            "it adapts 'model.layers.0.self_attn.q_proj' twice",
+        ),
         ({}, "it has no tensors"),
     ],
 )

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
 
 from metalchat_engine import InvalidModel, UnsupportedModel, UnsupportedRequest
 
@@ -88,7 +87,7 @@ def read_adapter(name: str, path: Path, config: ModelConfig, *, tied: bool) -> A
         raise UnsupportedRequest(f"the adapter '{name}' is not there: '{path}' has no {CONFIG}", option="adapters")
     try:
         document = read_object(path / CONFIG)
-        reader = _Reader(name, Fields(document, CONFIG))
+        reader = _Reader(Fields(document, CONFIG))
         is_peft = "peft_type" in document
         file = path / (_PEFT_WEIGHTS if is_peft else _MLX_WEIGHTS)
         if not file.is_file():
@@ -108,8 +107,8 @@ def read_adapter(name: str, path: Path, config: ModelConfig, *, tied: bool) -> A
 class _Reader:
     """Reads one adapter_config.json and the names of its tensors. Raises InvalidModel and UnsupportedModel."""
 
-    def __init__(self, name: str, fields: Fields) -> None:
-        self.name, self.fields = name, fields
+    def __init__(self, fields: Fields) -> None:
+        self.fields = fields
 
     def peft(self) -> _Scale:
         fields, document = self.fields, self.fields.document
@@ -118,12 +117,12 @@ class _Reader:
         fields.integer("r", 1, MAX_RANK)
         start = document.get("init_lora_weights")
         if isinstance(start, str) and start.lower().startswith(_CHANGES_MODEL):
-            self._refuse("init_lora_weights", start, "adapters that leave the model's own weights as they are")
+            fields.unsupported("init_lora_weights", start, "adapters that leave the model's own weights as they are")
         if document.get("alpha_pattern"):
-            self._refuse("alpha_pattern", document["alpha_pattern"], "one lora_alpha for all modules")
+            fields.unsupported("alpha_pattern", document["alpha_pattern"], "one lora_alpha for all modules")
         for key, value in document.items():
             if key not in _HARMLESS and value not in (None, False, 0, "", [], {}):
-                self._refuse(key, value, "plain LoRA of linear maps")
+                fields.unsupported(key, value, "plain LoRA of linear maps")
         alpha = fields.number("lora_alpha", -1e6, 1e6, default=8)
         power = 0.5 if fields.flag("use_rslora", False) else 1.0
         return lambda rank: alpha / float(rank**power)
@@ -147,6 +146,7 @@ class _Reader:
         ends = (".lora_A.weight", ".lora_B.weight") if is_peft else (".lora_a", ".lora_b")
         if not tensors:
             raise InvalidModel("it has no tensors")
+        seen: set[str] = set()
         for key in tensors:
             end = next((end for end in ends if key.endswith(end)), None)
             if end is None:
@@ -161,6 +161,9 @@ class _Reader:
             if found is None:
                 raise UnsupportedModel(f"it adapts '{stem[:200]}', which is no linear map of this model")
             module, rows, columns = found
+            if module in seen:
+                raise InvalidModel(f"it adapts '{module}' twice, under two names")
+            seen.add(module)
             a, b = tensors[stem + ends[0]], tensors[stem + ends[1]]
             shapes = [tensor.shape if is_peft else tensor.shape[::-1] for tensor in (a, b)]
             rank = shapes[0][0] if len(shapes[0]) == 2 else 0
@@ -173,9 +176,6 @@ class _Reader:
             if strange is not None:
                 raise UnsupportedModel(f"'{stem[:200]}' has the dtype {strange}, expected {', '.join(PLAIN)}")
             yield module, Term(a=stem + ends[0], b=stem + ends[1], scale=scale(rank), transposed=not is_peft)
-
-    def _refuse(self, key: str, value: Any, runs: str) -> NoReturn:
-        self.fields.unsupported(key, value, runs)
 
 
 def _modules(config: ModelConfig, *, tied: bool) -> _Modules:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import mlx.core as mx
 
@@ -30,8 +30,7 @@ class Blocks(Protocol):
     each is computed faster together than one by one.
     """
 
-    @property
-    def batch_from(self) -> int: ...
+    batch_from: ClassVar[int]
 
     @property
     def pool(self) -> Pool | None: ...
@@ -95,14 +94,12 @@ class Mixture(Protocol):
 class DeviceBlocks:
     """Blocks of MLX's own kernels, in the dtype of the checkpoint or in `dtype`."""
 
+    batch_from: ClassVar[int] = 2
+
     def __init__(self, dtype: mx.Dtype | None = None) -> None:
         self._dtype = dtype
         self._gated: dict[Activation, Gated] = {}
         self._mask: tuple[tuple[int, int, int | None], mx.array] | None = None
-
-    @property
-    def batch_from(self) -> int:
-        return 2
 
     @property
     def pool(self) -> None:

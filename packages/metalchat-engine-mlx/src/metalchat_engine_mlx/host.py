@@ -11,6 +11,7 @@ kernel.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import mlx.core as mx
 import numpy as np
@@ -41,6 +42,9 @@ class HostBlocks:
     aside, and NumPy runs the layers. `library` multiplies; None is NumPy's own.
     """
 
+    # Unpacking the weights for BLAS costs as much as two tokens in MLX.
+    batch_from: ClassVar[int] = 3
+
     def __init__(
         self,
         streams: Sequence[mx.Stream],
@@ -55,11 +59,6 @@ class HostBlocks:
         self._dtype = dtype
         self._pool = Pool(len(streams), library)
         self._units: dict[tuple[int, int], tuple[mx.array, mx.array]] = {}
-
-    @property
-    def batch_from(self) -> int:
-        # Unpacking the weights for BLAS costs as much as two tokens in MLX.
-        return 2 if self._wide else 3
 
     @property
     def pool(self) -> Pool | None:

@@ -166,8 +166,10 @@ def parts(quick: bool, seeds: int | None, seed: int) -> list[Part]:
             arguments=(seed, 40 if quick else 1),
             wanted="a model or 1 line, ≤ 8 s",
             tell=lambda f: (
-                f"{f['cases']} pulls, {f['faults']} faults, {f['places']} requests: {_counts(f['outcomes'])}"
+                f"{f['cases']} pulls, {f['faults']} faults, {f['places']} requests, slowest "
+                f"{float(str(f['slowest'])):.1f} s: {_counts(f['outcomes'])}"
             ),
+            more=lambda f: float(str(f["slowest"])) <= 8,
         ),
         Part(
             measure="malformed answers of a hub",
@@ -176,6 +178,7 @@ def parts(quick: bool, seeds: int | None, seed: int) -> list[Part]:
             arguments=(seed, 2_000 if quick else 20_000),
             wanted="1 line each, ≤ 5 s",
             tell=lambda f: f"{f['cases']}, slowest {float(str(f['slowest'])):.2f} s",
+            more=lambda f: float(str(f["slowest"])) <= 5,
         ),
         Part(
             measure="wrong and jumping clocks",

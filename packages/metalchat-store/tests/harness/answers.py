@@ -1,7 +1,8 @@
 """Malformed answers of a hub. Usage: answers.py SEED COUNT. Prints one JSON line.
 
 A pull's list and reads, over a transport that answers from memory, with a fixed corpus and `COUNT` random mutations of
-true answers, in a process of at most 2 GiB. Each ends in a success or in an error of one line, within five seconds.
+true answers, in a process of at most 2 GiB. Each ends in a success or in an error of one line. `slowest` is told,
+not judged.
 """
 
 import json
@@ -186,10 +187,7 @@ def main() -> None:
             if problem:
                 wrong.append(f"case {number} ({part}): {problem}")
             outcomes[f"exit {getattr(error, 'exit_code', '?')}"] += 1
-        seconds = time.monotonic() - started
-        slowest = max(slowest, seconds)
-        if seconds > 5:
-            wrong.append(f"case {number} ({part}) took {seconds:.1f} s")
+        slowest = max(slowest, time.monotonic() - started)
         abroad += transport.abroad
         cases += 1
     wrong += [f"the token went elsewhere {abroad} times"] if abroad else []

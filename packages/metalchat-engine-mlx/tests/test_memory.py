@@ -42,7 +42,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(context: int | None = None, **extra: Any) -> EngineSettings:
-    return EngineSettings(context_length=context, prefill_chunk=64, extra=extra)
+    return EngineSettings(context_length=context, prefill_chunk=64, extra={"device": "cpu"} | extra)
 
 
 def load(path: Path, context: int | None = None, **extra: Any) -> Model:
@@ -75,7 +75,10 @@ def test_the_prediction_is_near_the_peak(kind: dict[str, Any], changes: dict[str
     write_tiny_model(tmp_path, **SHAPE, **kind)
     chunk = changes.get("prefill_chunk", 128)
     # What is remembered comes on top, where there is room.
-    extra = {key: value for key, value in changes.items() if key != "prefill_chunk"} | {"prefix_cache_bytes": 0}
+    extra = {key: value for key, value in changes.items() if key != "prefill_chunk"} | {
+        "device": "cpu",
+        "prefix_cache_bytes": 0,
+    }
     source, engine = ModelSource(path=tmp_path), MlxEngine()
     with engine.load(source, EngineSettings(prefill_chunk=chunk, extra=extra)) as model:
         answer = ask(model, "so", 8, repeats=60)
@@ -105,6 +108,7 @@ def test_where_nothing_fits_it_is_said_what_is_needed_and_what_there_is(path: Pa
         load(path, memory_limit=10**6)
     assert caught.value.largest_context is None
     assert "of it for its weights and the rest for 256 tokens of context; 1.0 MB are allowed" in str(caught.value)
+    assert str(caught.value).endswith("; raise it, or choose a smaller model")
 
 
 def test_a_context_that_nobody_asked_for_is_what_fits(path: Path) -> None:

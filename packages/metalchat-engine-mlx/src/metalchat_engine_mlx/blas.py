@@ -1,4 +1,4 @@
-"""What a CPU does with many tokens at once: NumPy, whose BLAS uses the widest registers, in several threads."""
+"""What NumPy does on a CPU, in several threads: arithmetic, and products by a BLAS that uses the widest registers."""
 
 import math
 from collections.abc import Callable

@@ -195,7 +195,8 @@ def fitting_context(demand: Demand, settings: EngineSettings, available: int | N
         shortest = min(STEP, wanted)
         raise OutOfMemory(
             f"'{name}' needs {size(demand.total(shortest))}, {size(demand.weights)} of it for its weights and the rest"
-            f" for {shortest} tokens of context; {there}"
+            f" for {shortest} tokens of context; {there};"
+            f" {_remedy(demand, available)}"
         )
     if settings.context_length is None:
         return largest
@@ -204,6 +205,12 @@ def fitting_context(demand: Demand, settings: EngineSettings, available: int | N
         f" which is enough for {largest} tokens",
         largest_context=largest,
     )
+
+
+def _remedy(demand: Demand, available: int) -> str:
+    if demand.wide and demand.own.weights is not None:
+        return "leave the setting 'weights' out, or choose a smaller model"
+    return f"{'raise it, or ' if demand.own.memory_limit == available else ''}choose a smaller model"
 
 
 def is_bound(demand: Demand, context_length: int, available: int | None) -> bool:

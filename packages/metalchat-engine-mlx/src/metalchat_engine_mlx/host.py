@@ -17,7 +17,6 @@ from functools import partial
 from typing import ClassVar
 
 import mlx.core as mx
-import numpy as np
 
 from metalchat_engine_mlx import blas
 from metalchat_engine_mlx.activations import gated
@@ -191,7 +190,8 @@ class WideFeedForward:
 
     def on_host(self, x: Floats) -> Floats:
         inner = self._first(x)
-        gate, up = np.split(inner, 2, axis=1) if self._is_gated else (inner, None)
+        half = inner.shape[1] // 2
+        gate, up = (inner[:, :half], inner[:, half:]) if self._is_gated else (inner, None)
         found = blas.gated(self._activation, gate, up)
         if found is None:
             found = blas.view(_gated(self._activation, blas.array(gate), None if up is None else blas.array(up)))

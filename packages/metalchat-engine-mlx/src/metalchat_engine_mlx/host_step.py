@@ -1,6 +1,6 @@
 """The layers of a decoder in NumPy, for weights of float32: one thread, and none of MLX's, waits for nobody."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -11,6 +11,7 @@ from metalchat_engine_mlx.device import Part
 from metalchat_engine_mlx.gemm import Floats
 from metalchat_engine_mlx.norms import Norm
 from metalchat_engine_mlx.pool import Pool
+from metalchat_engine_mlx.rope import Rope
 
 if TYPE_CHECKING:
     from metalchat_engine_mlx.attention import Attention, Periods
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from metalchat_engine_mlx.decoder import Layer
 
 Step = Callable[[Floats], Floats]
+# The cosines and sines of every token [n, 1, dims / 2], by rope.
+Turns = Mapping[Rope, tuple[Floats, Floats]]
 
 
 def step_of(part: Part) -> Step:
@@ -38,10 +41,10 @@ class HostLayer:
         self._after_feed_forward = _norm(layer.after_feed_forward)
 
     def __call__(
-        self, x: Floats, caches: "Sequence[KVCache]", counts: Sequence[int], periods: "Periods", wanted: int
+        self, x: Floats, caches: "Sequence[KVCache]", counts: Sequence[int], turns: Turns, wanted: int
     ) -> Floats:
         """x [n, hidden] to the states of the last `wanted`; `counts` of them belong to the text of each cache."""
-        attended = self._attention(self._before_attention(x), caches, counts, periods, wanted)
+        attended = self._attention(self._before_attention(x), caches, counts, turns, wanted)
         if attended is None:
             return x
         attended = self._after_attention(attended)
@@ -68,7 +71,7 @@ class HostAttention:
         self._magnitude = None if attention.magnitude is None else blas.view(attention.magnitude)
 
     def __call__(
-        self, x: Floats, caches: "Sequence[KVCache]", counts: Sequence[int], periods: "Periods", wanted: int
+        self, x: Floats, caches: "Sequence[KVCache]", counts: Sequence[int], turns: Turns, wanted: int
     ) -> Floats | None:
         spec, heads, dim = self._spec, self._spec.heads, self._spec.head_dim
         rotated = heads + spec.kv_heads
@@ -80,7 +83,10 @@ class HostAttention:
         turned = qkv[:, :rotated]
         if self._head_norms is not None:
             turned = blas.rms_norm(turned, self._head_norms, self._eps)
-        turned = self._turned(turned, caches, counts, periods)
+        if spec.rope is not None:
+            turned = blas.rotated(turned, *turns[spec.rope])
+            if self._magnitude is not None:
+                turned *= self._magnitude
         attended = [
             found
             for found in self._looked(turned, qkv[:, rotated:], caches, counts, wanted, len(x))
@@ -114,15 +120,6 @@ class HostAttention:
             found = blas.attend(queries, keys, seen, self._scale, self._pool, window=spec.window, softcap=spec.softcap)
             yield found.transpose(1, 0, 2).reshape(queries.shape[1], -1)
 
-    def _turned(self, values: Floats, caches: "Sequence[KVCache]", counts: Sequence[int], periods: "Periods") -> Floats:
-        rope = self._spec.rope
-        if rope is None:
-            return values
-        places = [np.arange(cache.length, cache.length + count) for cache, count in zip(caches, counts, strict=True)]
-        angles = np.concatenate(places).astype(np.float32)[:, None, None] * (1 / blas.view(periods[rope]))
-        turned = blas.rotated(values, np.cos(angles), np.sin(angles))
-        return turned if self._magnitude is None else turned * self._magnitude
-
 
 def _norm(norm: Norm | None) -> Step:
     if norm is None:
@@ -150,9 +147,13 @@ class HostRunner:
     ) -> Floats:
         """x [n, hidden] to the states of the last `wanted` tokens."""
         found = blas.view(x)
+        places = [np.arange(cache.length, cache.length + count) for cache, count in zip(caches, counts, strict=True)]
+        tokens = np.concatenate(places).astype(np.float32)[:, None, None]
+        angles = {rope: tokens * (1 / blas.view(each)) for rope, each in periods.items()}
+        turns = {rope: (np.cos(each), np.sin(each)) for rope, each in angles.items()}
         for layer in self._layers[:-1]:
-            found = layer(found, caches, counts, periods, len(found))
-        return self._layers[-1](found, caches, counts, periods, wanted)
+            found = layer(found, caches, counts, turns, len(found))
+        return self._layers[-1](found, caches, counts, turns, wanted)
 
     def logits(self, states: Floats) -> mx.array:
         return blas.array(self._head(self._norm(states)))

@@ -6,9 +6,8 @@ matrices took thirty times as long with two of them as with one. These sleep.
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +61,13 @@ class Pool:
     def share(self, count: int, work: Callable[[int, int, Scratch], None], *, unit: int = 1, most: int = 64) -> None:
         """Call `work(start, stop, scratch)` for at most `most` parts of 0 to `count`, cut at multiples of `unit`."""
         ways = max(min(len(self._scratch), count // unit, most), 1) if self.blas.shares else 1
+        if ways == 1:
+            with _BLAS:
+                work(0, count, self._scratch[0])
+            return
         bounds = [count // unit * way // ways * unit for way in range(ways)] + [count]
         parts = list(zip(bounds[:-1], bounds[1:], self._scratch, strict=False))
-        with _BLAS.one_thread():
+        with _BLAS:
             others = [self._workers.submit(work, *part) for part in parts[1:]] if self._workers else []
             try:
                 work(*parts[0])
@@ -83,7 +86,10 @@ def _quiet() -> None:
 
 
 class _Blas:
-    """The number of threads of the OpenBLAS in NumPy's wheel: one setting of the whole process."""
+    """The number of threads of the OpenBLAS in NumPy's wheel, one setting of the whole process.
+
+    A block has one thread for every call of BLAS in it. The last block that ends puts the setting back.
+    """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -91,24 +97,22 @@ class _Blas:
         self._before = 0
         self._get, self._set = _thread_calls()
 
-    @contextmanager
-    def one_thread(self) -> Iterator[None]:
-        """One thread for every call of BLAS in the block. The last block that ends puts the setting back."""
+    def __enter__(self) -> None:
         if self._get is None or self._set is None:
-            yield
             return
         with self._guard:
             if self._users == 0:
                 self._before = self._get()
                 self._set(1)
             self._users += 1
-        try:
-            yield
-        finally:
-            with self._guard:
-                self._users -= 1
-                if self._users == 0:
-                    self._set(self._before)
+
+    def __exit__(self, *_: object) -> None:
+        if self._set is None:
+            return
+        with self._guard:
+            self._users -= 1
+            if self._users == 0:
+                self._set(self._before)
 
 
 def _thread_calls() -> tuple[Callable[[], int] | None, Callable[[int], None] | None]:

@@ -203,6 +203,7 @@ def test_what_is_asked_in_a_chat_is_not_written_into_a_file(
         window = terminal("chat", stdout=answers.fileno())
         window.wait_for(">>>")
         window.type("Hello\r")
+        window.wait_for("\x1b[?2004l")  # the first prompt may be drawn again, until it ends
         window.wait_for(">>>")
         window.type("\x04")
         assert window.end() == 0

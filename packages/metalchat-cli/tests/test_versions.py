@@ -116,7 +116,7 @@ def test_frozen_fetches_what_is_not_there(cli: Cli, fails: Cli, id: str, hub: Fa
     cli("model", "remove", id)
     hub.commit(NAME, template("other"))
     assert "is locked, but not in the store" in fails(8, "prompt", "-c", "Hello", "--frozen")
-    done = cli("model", "pull", "--frozen")
+    done = cli("model", "pull", "--frozen", f"{hub.url}/{NAME}")
     assert (done.code, done.out.splitlines()[-1]) == (0, f"Digest: {id}")
     assert commit(cli) == hub.first
     assert cli("prompt", "-c", "Hello", "--frozen").code == 0
@@ -350,24 +350,3 @@ def test_a_store_that_cannot_be_written_to_can_still_be_selected_from(
     done = cli("checkout", id)
     assert done.code == 0
     assert done.err.startswith("warning: the store does not know of '")
-
-
-def test_N_5_the_lock_of_a_cloned_project_gets_no_token_and_its_address_is_shown(
-    cli: Cli, id: str, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MY_TOKEN", "hf_minemineminemineminemineminemine")
-    add = ("credential", "add", "--username", "alice", "--backend", "environment", "--secret-env", "MY_TOKEN")
-    assert cli(*add, "--host", "huggingface.co").code == 0
-    cli("lock")
-    cli("model", "remove", id)
-    done = cli("model", "pull", "--frozen")
-    assert (done.code, done.out.splitlines()[0]) == (0, f"Pulling from '{hub.url}/{NAME}'...")
-    assert not hub.seen("hf_mine", roles=("hub", "cdn", "evil"))
-    before = requests(hub)
-    inner = "http://169.254.169.254/org/m"
-    for path in (Path("metalchat.lock"), Path("metalchat.toml")):
-        path.write_text(path.read_text().replace(f"{hub.url}/{NAME}", inner))
-    done = cli("model", "pull", "--frozen")
-    assert done.code == 2
-    assert done.err.count("\n") == 1
-    assert requests(hub) == before

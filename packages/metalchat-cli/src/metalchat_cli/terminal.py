@@ -200,6 +200,13 @@ def read_secret(question: str) -> str:
         raise errors.Usage("no token was given") from error
 
 
+def confirm(question: str) -> bool:
+    """Ask on standard error what takes a yes or a no; anything but a yes is a no."""
+    sys.stderr.write(f"{safe_text(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def read_stdin(limit: int) -> bytes:
     """At most `limit` bytes of standard input; fewer only at its end."""
     return sys.stdin.buffer.read(limit)

@@ -9,7 +9,7 @@ from metalchat_cli import access, errors, links, progress, terminal, transfers
 from metalchat_cli.commands import changes
 from metalchat_cli.commands.changes import tell
 from metalchat_cli.commands.push import push
-from metalchat_cli.frozen import locked, wanted
+from metalchat_cli.frozen import allow_host, locked, wanted
 from metalchat_cli.home import settings, store
 from metalchat_cli.transfers import NO_PULL_CHOICES, PullChoices
 
@@ -57,7 +57,8 @@ def pull(
     update
         Take what is newer even if the model is pinned or locked.
     frozen
-        Fetch exactly what metalchat.lock says, and nothing if that is here; needs no repository.
+        Fetch exactly what metalchat.lock says, and nothing if that is here; needs no repository, unless the lock names
+        a host that is new here.
     url_stdin
         For meta:NAME, read the link that Meta mails from standard input; it is a secret, and asked for otherwise.
     url_env
@@ -105,6 +106,8 @@ def _restore(kept: "Store", repository: str | None, *, given: bool) -> None:
     name = lock.spec.repository
     if repository is not None and normalise_repository(repository) != normalise_repository(name):
         raise Refused(f"metalchat.lock locks '{name}', not what is named here. 'metalchat lock' writes it anew")
+    if repository is None:
+        allow_host(lock, kept)
     terminal.line(f"Pulling from '{terminal.safe_name(name)}'...")
     terminal.flush()
     with access.granted() as granted, progress.shown() as shown:

@@ -26,12 +26,17 @@ def circumstances(packages: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def load() -> str:
-    """The load averages, and a warning where others keep the machine busy."""
+def load(*, own: float = 0.0) -> str:
+    """The load averages, and a warning where others keep the machine busy; `own` is what the benchmark is worth."""
     averages = os.getloadavg()
     text = " ".join(f"{value:.2f}" for value in averages)
-    busy = averages[0] > (os.cpu_count() or 1) / 2
+    busy = averages[0] - own > (os.cpu_count() or 1) / 2
     return f"{text} (BUSY: others are using this machine, run again later)" if busy else text
+
+
+def load_afterwards() -> str:
+    """The same at a benchmark's end: it has kept all processors busy itself."""
+    return load(own=os.cpu_count() or 1)
 
 
 def _version(distribution: str) -> str:

@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from _machine import circumstances, load
+from _machine import circumstances, load_afterwards
 from _measure import Sample, alternate, cache_directory, clean_environment
 from _peer_model import peer_folder
 from _report import Goal, Report, Row, add_arguments, publish
@@ -45,7 +45,7 @@ def main() -> None:
         for side in SIDES
     }
     found = alternate(measures, runs=runs, warm_up=0)
-    facts["load afterwards"] = load()
+    facts["load afterwards"] = load_afterwards()
 
     def rates(side: str, count: int) -> Sample:
         return Sample(values=tuple(run["tokens"] / run["seconds"] for run in found[f"{side} {count}"]))

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
-from _machine import circumstances, load
+from _machine import circumstances, load_afterwards
 from _measure import Sample, alternate, cache_directory, clean_environment, first_byte, sample, script
 from _peer_model import peer_folder
 from _report import Check, Goal, Report, Row, add_arguments, publish
@@ -44,7 +44,7 @@ def main() -> None:
             *start_rows(peer, environment, Path(folder), starts),
             *answer_rows(gguf, peer, environment, Path(folder), (prompt, answer), runs),
         ]
-    facts["load afterwards"] = load()
+    facts["load afterwards"] = load_afterwards()
     notes = [
         f"model {gguf.name}; scales of the peer's copy in {peer.name.rpartition('-')[2]}",
         f"first token: {starts} runs of each in turn, after one that is not counted; the others: {runs}, each after a "

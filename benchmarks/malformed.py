@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from _machine import ROOT, circumstances, load
+from _machine import ROOT, circumstances, load_afterwards
 from _report import Check, Report, publish
 
 RUN = ROOT / "packages" / "metalchat-engine-mlx" / "tests" / "malformed" / "run.py"
@@ -57,7 +57,7 @@ def main() -> None:
             met=wrong == 0 and result["cases"] == arguments.cases,
         )
     )
-    facts["load afterwards"] = load()
+    facts["load afterwards"] = load_afterwards()
     notes = [
         "each case goes through inspect, load and an answer of 4 tokens, with 3 GiB of address space to spare",
         "refused: by `inspect`, from headers alone; refused later: by `load` or the answer, such as for a tokenizer",

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from _machine import ROOT, circumstances, load
+from _machine import ROOT, circumstances, load_afterwards
 from _report import Check, Report, publish
 from _store_scenarios import OURS, PEER, cases, play
 
@@ -87,7 +87,7 @@ def main() -> None:
             met = re.search(case.wanted, ours) is not None
             rows.append(Beside(measure=case.name, found=ours, peer=peer, wanted="", met=met))
             say(f"{case.name}: {ours} | {peer}")
-    facts["load afterwards"] = load()
+    facts["load afterwards"] = load_afterwards()
     notes = [
         "rows with a peer: `metalchat model pull` and `hf download` of 40 MB, the same fake hub, one after the other",
         "the power failure is simulated: calls are recorded, and states built that their order allows",

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from _machine import circumstances, load
+from _machine import circumstances, load_afterwards
 from _measure import Sample, alternate, clean_environment
 from _report import Goal, Report, Row, add_arguments, publish
 
@@ -58,7 +58,7 @@ def main() -> None:
     alternate(
         {side: partial(run, side) for side in SIDES}, runs=arguments.runs or (1 if arguments.quick else 3), warm_up=0
     )
-    facts["load afterwards"] = load()
+    facts["load afterwards"] = load_afterwards()
     notes = [
         f"model {arguments.gguf.name}, greedy; a history of {tokens} tokens or a few more",
         "first token: from the request to it; the model is loaded, and has answered something short",

@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from _machine import circumstances, load
+from _machine import circumstances, load_afterwards
 from _measure import Sample, alternate, cache_directory, clean_environment
 from _peer_model import peer_folder
 from _report import Check, Goal, Report, Row, add_arguments, publish
@@ -65,7 +65,7 @@ def main() -> None:
         return json.loads(done.stdout.splitlines()[-1])
 
     found = alternate({side: partial(run, side) for side in SIDES}, runs=runs, warm_up=0)
-    facts["load afterwards"] = load()
+    facts["load afterwards"] = load_afterwards()
     notes = [
         f"model {arguments.gguf.name}; greedy answers of at most {tokens} tokens, their first token not counted",
         f"{runs} runs of each in turn, a process each, after a short answer; median (first to third quartile)",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from _machine import circumstances, load
+from _machine import circumstances, load_afterwards
 from _measure import Sample, Spent, alternate, cache_directory, clean_environment, script, spent
 from _report import Check, Goal, Report, Row, add_arguments, publish
 
@@ -63,7 +63,7 @@ def main() -> None:
                     met=not imported,
                 )
             )
-    facts["load afterwards"] = load()
+    facts["load afterwards"] = load_afterwards()
     notes = [
         f"{runs} runs of each program in turn, after one that is not counted; wall time of the whole process, "
         "median (first to third quartile)",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from _machine import circumstances, load
+from _machine import circumstances, load_afterwards
 from _measure import alternate, cache_directory, clean_environment, sample, script
 from _report import Check, Goal, Report, Row, add_arguments, publish
 from _store_many import Times, many_models, timed
@@ -126,7 +126,7 @@ def main() -> None:
     pulled = next(row for row in rows if isinstance(row, Row))
     hashing = hash_speed()
     share = pulled.ours.median / hashing
-    facts["load afterwards"] = load()
+    facts["load afterwards"] = load_afterwards()
     notes = [
         f"{runs} runs of each command in turn, whole processes with their start; median (first to third quartile)",
         "`metalchat model pull` hashes every byte and waits for the disk; `hf download` does neither (no Xet)",

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,13 +137,14 @@ def test_f4_has_52_payloads_or_more() -> None:
     assert len(set(ESCAPES)) >= 52
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("name", RUNAWAYS)
 def test_f5_a_runaway_template_ends_in_time_and_the_next_one_works(name: str) -> None:
     process = TemplateProcess(Limits(seconds=0.3, memory=256 * 2**20))
+    started = time.monotonic()
     try:
         with pytest.raises((TemplateTimeout, TemplateTooLong)) as caught:
             process.render(RUNAWAYS[name], {})
+        assert time.monotonic() - started < 3
         assert "took too long (more than 0.3 s)" in str(caught.value) or " MiB" in str(caught.value)
         process.limits = Limits(seconds=20.0)
         assert process.render("{{ x }}", {"x": "still here"}) == "still here"
@@ -150,13 +152,14 @@ def test_f5_a_runaway_template_ends_in_time_and_the_next_one_works(name: str) ->
         process.close()
 
 
-@pytest.mark.timeout(30)
 def test_f5_the_deadline_is_two_seconds_unless_told_otherwise() -> None:
     process = TemplateProcess()
     try:
         assert process.render("a", {}) == "a"
+        started = time.monotonic()
         with pytest.raises(TemplateTimeout, match=r"^the model's chat template took too long \(more than 2 s\)$"):
             process.render(RUNAWAYS["nested loops"], {})
+        assert time.monotonic() - started < 3.5
     finally:
         process.close()
 

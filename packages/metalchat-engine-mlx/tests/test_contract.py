@@ -25,14 +25,6 @@ class TestPlain(_Tiny):
         return ModelSource(path=write_tiny_model(tmp_path_factory.mktemp("plain") / "tiny"))
 
 
-class TestQuantised(_Tiny):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def source(cls, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-        path = write_tiny_model(tmp_path_factory.mktemp("quantised") / "tiny", bits=4, seed=1)
-        return ModelSource(path=path, name="tiny-q4")
-
-
 class TestTools(_Tiny):
     """A template that offers tools, and knows reasoning."""
 

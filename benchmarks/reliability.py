@@ -104,7 +104,7 @@ def parts(quick: bool, seeds: int | None, seed: int) -> list[Part]:
     """Everything that only metalchat has to show."""
     kills = seeds if seeds is not None else 20 if quick else 1000
     step = 25 if quick else 1
-    scenarios = ("first", "parts", "update", "folder")
+    scenarios = ("first", "parts", "update", "folder", "shared")
     found = [
         Part(
             measure="kill -9 at a random moment of a pull",

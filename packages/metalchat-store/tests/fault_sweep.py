@@ -1,7 +1,8 @@
 """Runs pulls in which the k-th call of the operating system is the last one, or fails, for every k in a range.
 
-Usage: fault_sweep.py kill|errno first|parts|update|folder FOLDER START STEP. Prints one JSON line: counts and problems.
-A program of its own, so that it can fork without threads and replace functions of `os`.
+Usage: fault_sweep.py kill|errno first|parts|update|folder|shared FOLDER START STEP.
+Prints one JSON line: counts and problems. A program of its own, so that it can fork without threads and replace
+functions of `os`.
 """
 
 import errno
@@ -11,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from metalchat_store import Store, StoreError, _parts, _publish
+from metalchat_store import Repositories, Store, StoreError, _parts, _publish
 from metalchat_store.testing.faults import FaultyOs, die, fail
 from metalchat_store.testing.memory import MemoryRemote, tiny_model
 
@@ -35,13 +36,17 @@ def address(home: Path, scenario: str) -> str:
 
 
 def prepare(home: Path, scenario: str) -> None:
-    """The state before the pull: nothing, or an older version whose manifest the user has edited; or a folder."""
+    """The state before the pull: nothing, an older version with a manifest that was edited, a folder, a dataset."""
     if scenario == "parts":
         _parts.PIECE = 17_000
     if scenario == "folder":
         (home.parent / "folder").mkdir()
         for name, content in make_remote(2).files.items():
             (home.parent / "folder" / name).write_bytes(content)
+    if scenario == "shared":
+        remote = make_remote(2)
+        remote.files = {name: content for name, content in remote.files.items() if not name.endswith("2.safetensors")}
+        Repositories(home, "dataset", environ={}, remotes={"memory": lambda: remote}).pull(MEMORY)
     if scenario == "update":
         _publish.exchange = lambda *_: False  # the swap in one call is not one of `os`; its replacement is swept
         entry = make_store(home, make_remote(1)).pull(MEMORY).entry
@@ -138,7 +143,7 @@ def main() -> None:
     while reaching:
         for code in (0,) if kind == "kill" else ERRNOS:
             home = root / f"{k}-{code}"
-            if scenario == "update":
+            if scenario in ("update", "shared"):
                 shutil.copytree(root / "prepared", home, symlinks=True)
             if kind == "kill":
                 reaching, found = run_killed(home, scenario, k) == 9, []

@@ -11,7 +11,7 @@ PROGRAM = Path(__file__).with_name("fault_sweep.py")
 
 
 @pytest.mark.parametrize("start", [1, 2])
-@pytest.mark.parametrize("scenario", ["first", "parts", "update", "folder"])
+@pytest.mark.parametrize("scenario", ["first", "parts", "update", "folder", "shared"])
 def test_S_6_a_kill_at_any_call_leaves_no_half_model_and_the_next_pull_completes(
     tmp_path: Path, scenario: str, start: int
 ) -> None:
@@ -22,7 +22,7 @@ def test_S_6_a_kill_at_any_call_leaves_no_half_model_and_the_next_pull_completes
         assert 0 < min(count for count in result["fetched"] if count) < max(result["fetched"])
 
 
-@pytest.mark.parametrize("scenario", ["first", "parts", "update", "folder"])
+@pytest.mark.parametrize("scenario", ["first", "parts", "update", "folder", "shared"])
 def test_S_7_any_failing_call_is_one_line_and_the_next_pull_completes(tmp_path: Path, scenario: str) -> None:
     result = sweep("errno", scenario, tmp_path, 1, 21)
     assert result["wrong"] == []

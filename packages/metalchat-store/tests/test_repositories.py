@@ -280,9 +280,12 @@ def test_usage_counts_datasets_and_spaces_once(hub: FakeHub, home: Path) -> None
 
 
 def test_why_names_datasets_and_spaces(hub: FakeHub, home: Path) -> None:
-    kept = {kind: kept_in(home, kind).pull(f"{hub.url}/{kind}s/alice/d").kept for kind in ("dataset", "space")}
+    hub.add_repo("alice/other", kind="datasets", files={"data.csv": b"e,f\n" * 500})
+    other = kept_in(home).pull(f"{hub.url}/datasets/alice/other").kept
     store = Store(home, environ={})
-    (keeper,) = store.why(str(kept["dataset"].path / "data" / "train.csv"))
-    assert (keeper.kind, keeper.id, keeper.current, keeper.roots) == ("dataset", kept["dataset"].id, True, ())
-    assert {found.kind for found in store.why(keeper.digest.hex)} == {"dataset", "space"}
+    (keeper,) = store.why(str(other.path / "data.csv"))
+    assert (keeper.kind, keeper.id, keeper.current, keeper.roots) == ("dataset", other.id, True, ())
+    kept = {kind: kept_in(home, kind).pull(f"{hub.url}/{kind}s/alice/d").kept for kind in ("dataset", "space")}
+    for path in (one.path / "data" / "train.csv" for one in kept.values()):
+        assert {found.kind for found in store.why(str(path))} == {"dataset", "space"}
     assert store.why(str(stray(home, "space"))) == ()

@@ -28,7 +28,7 @@ def brought(
     when the content was not what was promised; afterwards leftovers of other processes are.
     """
     known = Known.of(layout, fetching.remote, listing)
-    present = dict(_present(missing, known, Blobs(layout.blobs)))
+    present = dict(_present(missing, known, Blobs.of(layout)))
     plan = _plan(fetching, listing, chosen, [file for file in missing if file.path not in present])
     _make_sure_of_space(layout, listing, missing, present, plan.download_bytes or 0)
     if fetching.progress is not None:

@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 
 from metalchat_store._layout import Layout
 from metalchat_store.blobs import Blobs, Stamp
@@ -14,9 +15,9 @@ _TICK = 1_000_000_000  # nanoseconds within which two changes of a folder may ha
 
 
 class Known:
-    """An index over snapshots: stamps by digest, digests by git id and by stamp."""
+    """An index over snapshots of all kinds: stamps by digest, digests by git id and by stamp."""
 
-    def __init__(self, snapshots: Iterable[Snapshot], as_of: int | None = None) -> None:
+    def __init__(self, snapshots: Iterable[Snapshot], as_of: tuple[int, ...] = ()) -> None:
         self._as_of = as_of
         self._stamps: dict[Digest, set[Stamp]] = defaultdict(set)
         self._by_git: dict[str, Digest] = {}
@@ -32,17 +33,18 @@ class Known:
     @classmethod
     def of(cls, layout: Layout, remote: Remote, listing: Listing) -> "Known":
         """What the snapshots tell that name a listed file, or all of them where the listing does not tell enough."""
-        snapshots, as_of = Snapshots(layout), _changed(layout)
-        if as_of is not None and abs(time.time_ns() - as_of) < _TICK:
-            as_of = None
+        as_of = _changed(layout)
+        if any(abs(time.time_ns() - moment) < _TICK for moment in as_of):
+            as_of = ()
+        kinds = [Snapshots(kind) for kind in (layout, *layout.others)]
         if isinstance(remote, Adopts | Unpacks):
-            return cls(snapshots.all(), as_of)
+            return cls((snapshot for snapshots in kinds for snapshot in snapshots.all()), as_of)
         listed = {identity for file in listing.files for identity in (file.sha256, file.git_sha1) if identity}
-        return cls(snapshots.naming(listed), as_of)
+        return cls((snapshot for snapshots in kinds for snapshot in snapshots.naming(listed)), as_of)
 
     def is_current(self, layout: Layout) -> bool:
         """Whether certainly no snapshot was written since."""
-        return self._as_of is not None and self._as_of == _changed(layout)
+        return bool(self._as_of) and self._as_of == _changed(layout)
 
     def stamps(self, digest: Digest) -> frozenset[Stamp]:
         """Every recorded stamp of a blob."""
@@ -65,9 +67,10 @@ class Known:
         return self._by_stamp.get(stamp)
 
 
-def _changed(layout: Layout) -> int | None:
-    """When a snapshot was last written or deleted, in nanoseconds; None before the first one."""
-    try:
-        return layout.snapshots.stat().st_mtime_ns
-    except FileNotFoundError:
-        return None
+def _changed(layout: Layout) -> tuple[int, ...]:
+    """When a snapshot of each kind was last written or deleted, in nanoseconds; nothing before the first one."""
+    found: list[int] = []
+    for kind in (layout, *layout.others):
+        with suppress(FileNotFoundError):
+            found.append(kind.snapshots.stat().st_mtime_ns)
+    return tuple(found)

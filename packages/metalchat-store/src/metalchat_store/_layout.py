@@ -12,7 +12,8 @@ KINDS = ("model", "dataset", "space")
 class Layout:
     """The store's folders. What is unfinished lies in `partial` and nowhere else.
 
-    `entries` takes the place of `models`: datasets and spaces lie beside the models, with a store of their own.
+    `entries` takes the place of `models`: datasets and spaces lie beside the models, with blobs of their own, which
+    are other names of the same files where the content is the same.
     """
 
     home: Path
@@ -29,6 +30,12 @@ class Layout:
         """The layouts of models, and of datasets and spaces where there are any, by kind."""
         layouts = {kind: cls.of(home, kind) for kind in KINDS}
         return {kind: layout for kind, layout in layouts.items() if layout.entries is None or layout.is_there}
+
+    @property
+    def others(self) -> "tuple[Layout, ...]":
+        """The layouts of the other kinds below the same home, where there are any."""
+        root = self.home if self.entries is None else self.entries.parent
+        return tuple(layout for layout in Layout.all(root).values() if layout.home != self.home)
 
     @property
     def is_there(self) -> bool:

@@ -26,7 +26,7 @@ def take(
     With a hard link the blob keeps the permissions of the source, and a later change of the source shows in its
     stamp. One that the store shares already is not read again.
     """
-    blobs = Blobs(layout.blobs)
+    blobs = Blobs.of(layout)
     facts = os.stat(source)  # noqa: PTH116 - one call, counted by the fault tests
     shared = known.shared(Stamp.of(facts)) if file.git_sha1 is None else None
     if shared is not None and file.sha256 in (None, shared.hex) and _same(source, blobs.path(shared)):

@@ -19,7 +19,7 @@ from metalchat_store.transfer import Stored
 def unpack(layout: Layout, member: Member, known: Known, seen: Callable[[int], None]) -> Stored:
     """Write a member to the store; `IntegrityError` if it is longer or shorter than the archive says."""
     limit = limit_of(member.path) if member.size is None else member.size
-    blobs = Blobs(layout.blobs)
+    blobs = Blobs.of(layout)
     temporary = layout.temporary("member", "tmp")
     descriptor = create(temporary)
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metalchat_store._files import hash_file, is_link, make_folder, open_regular, sync_file, sync_folder
+from metalchat_store._layout import Layout
 from metalchat_store.digest import Digest
 
 _TOGETHER = 8  # files that are synchronised at once
@@ -27,10 +28,16 @@ class Stamp:
 
 
 class Blobs:
-    """The folder `blobs/sha256`."""
+    """The folder `blobs/sha256`. Content of another kind `beside` gets a second name here instead of being copied."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, beside: Layout | None = None) -> None:
         self.root = root
+        self._beside = beside
+
+    @classmethod
+    def of(cls, layout: Layout) -> "Blobs":
+        """Those of one kind of repository, beside those of the other kinds."""
+        return cls(layout.blobs, layout)
 
     def path(self, digest: Digest) -> Path:
         """Where the content is, or would be."""
@@ -54,13 +61,22 @@ class Blobs:
         whose source was edited, is hashed again, and deleted if it is damaged.
         """
         stamp = self.stamp(digest)
-        if stamp is None:
-            return None
-        with suppress(FileNotFoundError):  # another process has just deleted it
-            if (size is None or stamp.size == size) and (stamp in known or self.hash(digest) == digest):
-                return stamp
-            self.delete(digest)
+        if stamp is not None:
+            with suppress(FileNotFoundError):  # another process has just deleted it
+                if self._is_whole(digest, stamp, size, known):
+                    return stamp
+                self.delete(digest)
+        for other in self._others():
+            with suppress(FileNotFoundError):
+                stamp = other.stamp(digest)
+                if stamp is not None and other._is_whole(digest, stamp, size, known) and self._share(digest, other):
+                    return stamp
         return None
+
+    def seems_there(self, digest: Digest, size: int | None) -> bool:
+        """Whether there is content of that name and size, which nobody looks into."""
+        stamps = (blobs.stamp(digest) for blobs in (self, *self._others()))
+        return any(stamp is not None and size in (None, stamp.size) for stamp in stamps)
 
     def hash(self, digest: Digest, seen: Callable[[int], None] = lambda _: None) -> Digest:
         """What the blob's content really hashes to."""
@@ -99,6 +115,21 @@ class Blobs:
             list(pool.map(_sync, paths))
             list(pool.map(sync_folder, folders))
         sync_folder(self.root)
+
+    def _is_whole(self, digest: Digest, stamp: Stamp, size: int | None, known: frozenset[Stamp]) -> bool:
+        return size in (None, stamp.size) and (stamp in known or self.hash(digest) == digest)
+
+    def _others(self) -> "list[Blobs]":
+        return [] if self._beside is None else [Blobs(layout.blobs) for layout in self._beside.others]
+
+    def _share(self, digest: Digest, other: "Blobs") -> bool:
+        """Give content of `other` a name here, where the file system can."""
+        path = self.path(digest)
+        make_folder(path.parent)
+        linked = _linked(other.path(digest), path)
+        if linked:
+            sync_folder(path.parent)
+        return linked
 
     def delete(self, digest: Digest) -> None:
         """Remove a blob, if it is there."""

@@ -54,6 +54,20 @@ def record(layout: Layout, snapshot: Snapshot, outcome: Outcome) -> None:
     if outcome.stamps:
         with suppress(OSError):
             Snapshots(layout).write(snapshot.with_stamps(outcome.stamps))
+            damaged = set(outcome.damaged)
+            _doubt(layout, {file.digest: file.stamp for file in snapshot.files if file.path in damaged and file.stamp})
+
+
+def _doubt(layout: Layout, damaged: dict[Digest, Stamp]) -> None:
+    """Let nobody trust the stamps of damaged files, which others may have too, and which may have kept their times."""
+    for kind in (layout, *layout.others) if damaged else ():
+        snapshots = Snapshots(kind)
+        for snapshot in list(snapshots.naming({digest.hex for digest in damaged})):
+            stamps = {
+                file.path: None for file in snapshot.files if file.stamp and damaged.get(file.digest) == file.stamp
+            }
+            if stamps:
+                snapshots.write(snapshot.with_stamps(stamps))
 
 
 def corrupted(entry: Entry, files: tuple[str, ...] = ()) -> Corrupted:

@@ -70,7 +70,10 @@ class _Seen:
 
 
 class Collector:
-    """One collection. What is younger than `grace` seconds at the time `now` may belong to a pull in flight."""
+    """One collection. What is younger than `grace` seconds at the time `now` may belong to a pull in flight.
+
+    `unlinked` counts the names of inodes that a real run would have removed already, for all that a dry run goes over.
+    """
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class Collector:
         grace: float,
         changing: Callable[[str], AbstractContextManager[None]],
         dry_run: bool,
+        unlinked: Counter[int],
     ) -> None:
         self._layout = layout
         self._entries = Entries(layout)
@@ -90,7 +94,7 @@ class Collector:
         self._before = now - grace
         self._changing = changing
         self._dry_run = dry_run
-        self._unlinked: Counter[int] = Counter()  # names of inodes that a real run would have removed already
+        self._unlinked = unlinked
 
     def run(self, max_size: int | None) -> Collected:
         """Evict, then forget earlier states, then delete what nothing names. Killed anywhere, the next run goes on."""
@@ -205,6 +209,8 @@ class Collector:
                 if lost:
                     self._heal(seen.entries[id], lost)
         freed = sum(facts.st_size for _, facts in doomed if facts.st_nlink - self._unlinked[facts.st_ino] <= 1)
+        if self._dry_run:
+            self._unlinked.update(facts.st_ino for _, facts in doomed)
         return len(doomed), freed
 
     def _named_since(self, seen: _Seen) -> frozenset[Digest]:

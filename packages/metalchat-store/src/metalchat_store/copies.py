@@ -200,6 +200,8 @@ def _show(blob: Path, root: Path, target: Path, *, move: bool) -> None:
 
 
 def _moved(blob: Path, temporary: Path) -> bool:
+    if blob.lstat().st_nlink > 1:  # a dataset or a model has it too, and what is shown will be writable
+        return False
     try:
         os.rename(blob, temporary)  # noqa: PTH104 - the fault tests count calls of os
     except OSError as error:

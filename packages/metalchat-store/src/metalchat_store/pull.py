@@ -51,7 +51,7 @@ class Pull:
         self._context = fetching.context
         self._waiting = fetching.waiting
         self._progress = fetching.progress
-        self._blobs = Blobs(layout.blobs)
+        self._blobs = Blobs.of(layout)
         self._snapshots = Snapshots(layout)
         self._entries = Entries(layout)
         self._missing: int | None = None
@@ -72,8 +72,7 @@ class Pull:
 
         def has(file: RemoteFile) -> bool:
             digest = known.digest(file)
-            stamp = None if digest is None else self._blobs.stamp(digest)
-            return stamp is not None and stamp.size == (stamp.size if file.size is None else file.size)
+            return digest is not None and self._blobs.seems_there(digest, file.size)
 
         whole = isinstance(self._remote, Unpacks) and self._seems_whole(listing)
         return self._plan(listing, wanted, [] if whole else [file for file in wanted if not has(file)])

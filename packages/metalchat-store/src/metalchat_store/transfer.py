@@ -82,7 +82,7 @@ class Transfer:
         seen: Callable[[str, int, int | None], None],
     ) -> None:
         self._layout = layout
-        self._blobs = Blobs(layout.blobs)
+        self._blobs = Blobs.of(layout)
         self._remote = remote
         self._listing = listing
         self._context = context
@@ -137,6 +137,10 @@ class Transfer:
             return self._known.stored(file, self._blobs)
 
     def _publish(self, file: RemoteFile, partial: Partial, digest: Digest, *, settled: bool) -> Stamp:
+        if file.sha256 is None:  # only now it is known what it is
+            stamp = self._blobs.trusted(digest, None, self._known.stamps(digest))
+            if stamp is not None:
+                return stamp
         try:
             return self._blobs.publish(partial.path, partial.descriptor, digest, settled=settled)
         except FileNotFoundError:

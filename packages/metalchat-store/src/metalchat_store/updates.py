@@ -154,11 +154,11 @@ def _same(file: RemoteFile, old: SnapshotFile) -> bool:
 def _download(fetching: Fetching, listing: Listing, wanted: Iterable[RemoteFile]) -> int | None:
     if isinstance(fetching.remote, Adopts):
         return 0
-    known, blobs = Known.of(fetching.layout, fetching.remote, listing), Blobs(fetching.layout.blobs)
+    known, blobs = Known.of(fetching.layout, fetching.remote, listing), Blobs.of(fetching.layout)
     total = 0
     for file in wanted:
         digest = known.digest(file)
-        if digest is None or blobs.stamp(digest) is None:
+        if digest is None or not blobs.seems_there(digest, file.size):
             if file.size is None:
                 return None
             total += file.size

@@ -1,5 +1,6 @@
 """The housekeeping of a store: what it takes, what keeps it, what can go."""
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ class Upkeep(Base):
         with disk_errors(self.home, reading=dry_run):
             if not dry_run:
                 self._layout.prepare()
-            done = Collected()
+            done, unlinked = Collected(), Counter[int]()
             for kind, layout in Layout.all(self.home).items():
                 collector = Collector(
                     layout,
@@ -46,6 +47,7 @@ class Upkeep(Base):
                     grace=grace,
                     changing=partial(self._changing, layout=layout),
                     dry_run=dry_run,
+                    unlinked=unlinked,
                 )
                 done = done.plus(collector.run(max_size if kind == "model" else None))
             return done

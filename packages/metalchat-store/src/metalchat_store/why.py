@@ -65,10 +65,10 @@ def keepers(home: Path, text: str) -> tuple[Keeper, ...]:
 def _of_file(layouts: Mapping[str, Layout], path: Path) -> tuple[Keeper, ...]:
     facts = path.lstat()
     inner = path.absolute()
-    for kind, layout in layouts.items():
+    for layout in layouts.values():
         if inner.is_relative_to(layout.blobs):
             name = "".join(inner.relative_to(layout.blobs).parts)
-            return _find({kind: layout}, lambda digest, _stamp, name=name: digest.hex == name)
+            return _find(layouts, lambda digest, _stamp, name=name: digest.hex == name)
     stamp = Stamp.of(facts)
     inside = any(inner.is_relative_to(layout.models) for layout in layouts.values())
     found = _find(layouts, lambda _digest, known: known == stamp)

@@ -201,6 +201,19 @@ def test_a_version_is_the_same_wherever_it_is_written(package: Path) -> None:
                 assert ast.literal_eval(node.value) == version, name
 
 
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_the_environment_has_the_entry_points_of_the_tree(package: Path) -> None:
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    groups = dict(project.get("entry-points", {}))
+    if "scripts" in project:
+        groups["console_scripts"] = project["scripts"]
+    declared = {(group, name, value) for group, points in groups.items() for name, value in points.items()}
+    installed = {
+        (point.group, point.name, point.value) for point in importlib.metadata.distribution(package.name).entry_points
+    }
+    assert installed == declared, "this environment is older than the tree: 'hatch env prune' makes it anew"
+
+
 def test_the_checkers_know_every_package() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pyrefly"]
     assert settings["search-path"] == [f"packages/{package.name}/src" for package in PACKAGES]

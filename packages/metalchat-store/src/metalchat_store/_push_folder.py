@@ -50,7 +50,7 @@ def collect(wanted: Wanted, *, own: bytes, seen: Callable[[str, int, int | None]
     """All files of a folder, or the one file, under the names that they get below `wanted.to`.
 
     A link is taken for the file that it leads to inside the folder; one that leads elsewhere, or to a folder, is
-    `Refused`, and so are access tokens. Raises `NotFound` if there is nothing.
+    `Refused`, and so are access tokens. The one file may be a link to any. Raises `NotFound` if there is nothing.
     """
     path, prefix = wanted.path, _prefix(wanted.to)
     patterns = Filter(include=wanted.include, exclude=wanted.exclude)
@@ -63,7 +63,7 @@ def collect(wanted: Wanted, *, own: bytes, seen: Callable[[str, int, int | None]
         if stat.S_ISDIR(root.stat().st_mode):
             found = dict(_walk(root, root, "", patterns, ignored))
         else:
-            found = dict([_look(root, root.name, root)])
+            found = dict([_look(root, path.name, root)] if patterns.accepts(path.name) else [])
     if not found:
         options = "matches --include and --exclude" if patterns else "can be pushed"
         raise NotFound(f"nothing in '{path}' {options}")

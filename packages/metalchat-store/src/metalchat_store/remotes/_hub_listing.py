@@ -43,6 +43,11 @@ class HubApi:
         gated = info.get("gated")
         return sha, _license(info), gated in (True, "auto", "manual") if isinstance(gated, bool | str) else None
 
+    def private(self, revision: str) -> bool:
+        """Whether only some people see the repository."""
+        answer = self._get(self._model.api("revision", revision), what=f"'{revision}'", limit=MIB)
+        return self._checked(answer, lambda value: typed(typed(value, dict, "it").get("private"), bool, "'private'"))
+
     def files(self, commit: str) -> tuple[RemoteFile, ...]:
         """Every file at `commit`, from at most 100 pages."""
         model = self._model

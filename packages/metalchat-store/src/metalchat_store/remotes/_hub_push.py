@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from metalchat_store._answers import AnswerError, Json, typed
 from metalchat_store._http import Answer, Http, Sending
 from metalchat_store.digest import check_sha1
-from metalchat_store.errors import InvalidPush, InvalidRepository, NetworkError, PushConflict
+from metalchat_store.errors import InvalidPush, InvalidRepository, NetworkError, PushConflict, Refused
 from metalchat_store.pushes import Committed, Destination, How, LocalFile, Offer, Offered
 from metalchat_store.remote import RemoteContext
 from metalchat_store.remotes._hub_address import check_revision, parse_repository
+from metalchat_store.remotes._hub_listing import HubApi
 from metalchat_store.remotes._hub_refusals import write_refusal
 from metalchat_store.remotes._hub_upload import LFS, PATIENCE, Action, Upload, read_batch
 
@@ -41,7 +42,10 @@ class HubPush:
         self._uploads: dict[str, Upload] = {}
 
     def offer(self, files: Sequence[LocalFile]) -> Offer:
-        """What the hub wants of each file; large content that it has is found, for the rest an upload is prepared."""
+        """What the hub wants of each file; large content that it has is found, for the rest an upload is prepared.
+
+        `Refused` where the repository is to be private, is there, and is not.
+        """
         commits: set[str] = set()
         offered: list[Offered] = []
         for some in _slices(files):
@@ -50,6 +54,8 @@ class HubPush:
             offered += answers
         if len(commits) != 1:
             raise PushConflict(f"'{self._repository.name}' changed while files were offered to it: push again")
+        if self._destination.private:
+            self._check_private()
         wanted = {file.sha256: file for file, item in zip(files, offered, strict=True) if item.how == "large"}
         actions: dict[str, Action | None] = {}
         for part in _slices(list(wanted.values())):
@@ -102,6 +108,13 @@ class HubPush:
         )
         self._expect(answer, "the commit")
         return self._committed(answer)
+
+    def _check_private(self) -> None:
+        if not HubApi(self._http, self._repository, self._authorize).private(self._branch):
+            where = f"'{self._repository.name}' at {self._repository.origin.shown}"
+            raise Refused(
+                f"{where} is there already, and everybody sees it: leave out --private, or push to another name"
+            )
 
     def _preupload(self, files: Sequence[LocalFile]) -> tuple[str, list[Offered]]:
         asked = [

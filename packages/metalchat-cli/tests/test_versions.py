@@ -221,7 +221,7 @@ def test_a_rollback_goes_back_offline_until_the_collection(cli: Cli, fails: Cli,
     assert requests(hub) == before
     done = cli("store", "gc", "--grace", "0")
     assert done.code == 0
-    assert done.out.endswith(": 1 contents, 1 earlier states\n")
+    assert done.out.endswith(": 1 content, 1 earlier state\n")
     assert "has no earlier state in the store" in fails(4, "model", "rollback", NAME)
 
 

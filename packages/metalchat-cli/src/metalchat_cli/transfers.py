@@ -118,7 +118,7 @@ def copy(kind: str, repository: str, to: Path, choices: PullChoices) -> None:
             progress=shown,
         )
     there = f", {len(copied.skipped)} there already" if copied.skipped else ""
-    terminal.line(f"{_count(len(copied.files), 'file')}{there}: {terminal.safe_name(str(copied.path))}")
+    terminal.line(f"{sizes.count_text(len(copied.files), 'file')}{there}: {terminal.safe_name(str(copied.path))}")
     terminal.line(f"Commit: {copied.commit}")
 
 
@@ -193,14 +193,14 @@ def _show(plan: "PushPlan") -> None:
     for file in plan.changes[:_SHOWN]:
         terminal.row("there" if file.how == "present" else "send ", f"{sizes.size_text(file.size):>9}", file.path)
     if len(plan.changes) > _SHOWN:
-        terminal.line(f"and {_count(len(plan.changes) - _SHOWN, 'more file')}")
+        terminal.line(f"and {sizes.count_text(len(plan.changes) - _SHOWN, 'more file')}")
     ignored = [file.path for file in plan.files if file.how == "ignored"]
     if ignored:
         terminal.note(f"The repository ignores: {terminal.safe_name(', '.join(ignored))}")
     if plan.passed_over:
         terminal.note(f"Never pushed: {terminal.safe_name(', '.join(plan.passed_over))}")
     terminal.line(
-        f"{len(plan.changes)} of {_count(len(plan.files), 'file')} to push: "
+        f"{len(plan.changes)} of {sizes.count_text(len(plan.files), 'file')} to push: "
         f"{sizes.size_text(plan.send_bytes)} to send, {sizes.size_text(plan.present_bytes)} there already"
     )
     terminal.flush()
@@ -218,7 +218,3 @@ def _record(plan: "PushPlan") -> dict[str, Any]:
             {"path": file.path, "size": file.size, "sha256": file.sha256, "how": file.how} for file in plan.files
         ],
     }
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

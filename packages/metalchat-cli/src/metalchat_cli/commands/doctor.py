@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from metalchat_cli import __version__, errors, home, terminal
+from metalchat_cli import __version__, errors, home, sizes, terminal
 
 Level = Literal["ok", "warning", "problem"]
 MARKS: dict[Level, str] = {"ok": "ok     ", "warning": "warning", "problem": "problem"}
@@ -71,7 +71,7 @@ def directory() -> Iterator[Finding]:
 
 def models() -> Iterator[Finding]:
     entries = home.store().list()
-    count = "1 model" if len(entries) == 1 else f"{len(entries)} models"
+    count = sizes.count_text(len(entries), "model")
     yield Finding(level="ok", subject="store", text=count)
     for entry in entries:
         if entry.damaged is not None:

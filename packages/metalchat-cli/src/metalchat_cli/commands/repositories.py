@@ -66,7 +66,7 @@ def build(kind: str) -> cyclopts.App:
             if each.damaged is not None:
                 terminal.row(id, f"damaged: {each.damaged}")
             else:
-                files = f"{each.files} file{'' if each.files == 1 else 's'}"
+                files = sizes.count_text(each.files, "file")
                 terminal.row(id, files, sizes.size_text(each.size), each.repository or "", highlight=True)
 
     reference = Parameter(help=f"An id of a {kind}, a unique beginning of one, or a unique part of its name.")

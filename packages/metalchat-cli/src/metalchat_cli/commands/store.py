@@ -30,16 +30,16 @@ def df(*, json: bool = False) -> None:
         terminal.json_line(asdict(usage) | {"total": usage.total})
         return
     rows = [
-        ("models", usage.models, f"{usage.entry_count} models, as if nothing were shared"),
+        ("models", usage.models, f"{sizes.count_text(usage.entry_count, 'model')}, as if nothing were shared"),
         ("shared", usage.shared, "saved, since models share content"),
-        ("blobs", usage.blobs, f"{usage.blob_count} contents on the disk"),
+        ("blobs", usage.blobs, f"{sizes.count_text(usage.blob_count, 'content')} on the disk"),
         ("elsewhere", usage.elsewhere, "of them also under a name outside of the store"),
         ("entries", usage.entries, "what model folders have besides"),
         ("partials", usage.partials, "on its way"),
         ("quarantine", usage.quarantine, "damaged content, set aside"),
         ("cache", usage.cache, "what engines keep between runs"),
-        ("datasets", usage.datasets, f"{usage.dataset_count} datasets with their own content"),
-        ("spaces", usage.spaces, f"{usage.space_count} spaces with their own content"),
+        ("datasets", usage.datasets, f"{sizes.count_text(usage.dataset_count, 'dataset')}, what no model has"),
+        ("spaces", usage.spaces, f"{sizes.count_text(usage.space_count, 'space')}, what no model has"),
         ("total", usage.total, "on the disk, everything in the home included"),
         ("reclaimable", usage.reclaimable, "freed by 'metalchat store gc'"),
     ]
@@ -88,7 +88,8 @@ def gc(
     for entry in done.models:
         terminal.row("evict" if dry_run else "evicted", entry.id[:7], entry.spec.repository if entry.spec else "")
     verb = "would free" if dry_run else "freed"
-    terminal.line(f"{verb} {sizes.size_text(done.bytes)}: {done.blobs} contents, {done.snapshots} earlier states")
+    what = f"{sizes.count_text(done.blobs, 'content')}, {sizes.count_text(done.snapshots, 'earlier state')}"
+    terminal.line(f"{verb} {sizes.size_text(done.bytes)}: {what}")
     if done.too_large:
         terminal.note(
             f"{sizes.size_text(done.too_large)} above the limit are in use: pinned, locked, selected or used just now",

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -226,3 +227,35 @@ def test_no_network_is_a_clear_end(store: Store, lock: Lock, remote: MemoryRemot
     remote.listing_faults = [NetworkError("no way")]
     with pytest.raises(NetworkError, match="no way"):
         store.restore(lock)
+
+
+@pytest.mark.parametrize("what", ["template", "tokenizer"])
+@pytest.mark.parametrize("change", [lambda _: "0" * 64, lambda _: None], ids=["another", "none"])
+def test_F_6_a_lock_that_hides_a_change_of_the_template_is_refused(
+    store: Store, lock: Lock, remote: MemoryRemote, what: str, change: Callable[[str], str | None]
+) -> None:
+    other = replace(lock, **{what: change(getattr(lock, what))})
+    lists = remote.lists
+    for act in (store.check_lock, store.restore):
+        with pytest.raises(Refused, match=rf"^the lock pins the .*{what} of 'memory://host/org/m' with sha256 "):
+            act(other)
+    assert remote.lists == lists
+    store.remove(lock.spec.id)
+    remote.commit = lock.commit
+    with pytest.raises(Refused, match="somebody has changed one of them"):
+        store.restore(other)
+
+
+def test_a_file_that_the_lock_does_not_name_is_refused_and_taken_away(
+    store: Store, lock: Lock, remote: MemoryRemote
+) -> None:
+    less = replace(lock, files=tuple(file for file in lock.files if file.path != "LICENSE"))
+    with pytest.raises(Refused, match=r"^'LICENSE' of 'memory://host/org/m' is not in the lock: "):
+        store.check_lock(less)
+    remote.commit = lock.commit
+    restored = store.restore(less)
+    assert restored.fetched_bytes == 0
+    assert not (restored.entry.path / "LICENSE").exists()
+    assert store.check_lock(less) == restored.entry
+    with pytest.raises(Refused, match="'LICENSE' of 'memory://host/org/m' is missing"):
+        store.check_lock(lock)

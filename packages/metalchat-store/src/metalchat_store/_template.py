@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from metalchat_store.blobs import Blobs, hash_path
 from metalchat_store.detect import read_json
@@ -16,15 +17,18 @@ TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
-def digests(files: Mapping[str, Path]) -> tuple[str | None, str | None]:
+def digests(
+    files: Mapping[str, Path], known: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str | None, str | None]:
     """The SHA-256 of the chat template's text and that of the tokenizer, of a model with these files.
 
     Several named templates count as one JSON object of them. The tokenizer is `tokenizer.json`, else
-    `tokenizer.model`, else what the header of a GGUF file has. None for what is missing or cannot be read.
+    `tokenizer.model`, else what the header of a GGUF file has. None for what is missing or cannot be read. `known`
+    has the SHA-256 of whole files, which are then not read for it.
     """
     try:
-        template = _template(files)
-        tokenizer = next((_hash(files[name]) for name in TOKENIZER_FILES if name in files), None)
+        template = _template(files, known)
+        tokenizer = next((_hash(name, files, known) for name in TOKENIZER_FILES if name in files), None)
         weights = next((name for name in files if name.endswith(".gguf")), None)
         if weights is not None:
             inner = tokenizer_digests(files[weights], weights)
@@ -36,7 +40,10 @@ def digests(files: Mapping[str, Path]) -> tuple[str | None, str | None]:
 
 def snapshot_digests(blobs: Blobs, snapshot: Snapshot) -> tuple[str | None, str | None]:
     """The same for the content of a snapshot."""
-    return digests({file.path: blobs.path(file.digest) for file in snapshot.files})
+    return digests(
+        {file.path: blobs.path(file.digest) for file in snapshot.files},
+        {file.path: file.digest.hex for file in snapshot.files},
+    )
 
 
 def template_of(config: object) -> str | None:
@@ -62,9 +69,9 @@ def template_in(name: str, data: bytes) -> str | None:
     return template_of(value.get("chat_template")) if isinstance(value, dict) else None
 
 
-def _template(files: Mapping[str, Path]) -> str | None:
+def _template(files: Mapping[str, Path], known: Mapping[str, str]) -> str | None:
     if "chat_template.jinja" in files:
-        return _hash(files["chat_template.jinja"])
+        return _hash("chat_template.jinja", files, known)
     for name in TEMPLATE_FILES[1:]:
         found = template_of(read_json(files[name], name).get("chat_template")) if name in files else None
         if found is not None:
@@ -72,5 +79,5 @@ def _template(files: Mapping[str, Path]) -> str | None:
     return None
 
 
-def _hash(path: Path) -> str:
-    return hash_path(path).hex
+def _hash(name: str, files: Mapping[str, Path], known: Mapping[str, str]) -> str:
+    return known[name] if name in known else hash_path(files[name]).hex

@@ -1,6 +1,6 @@
 """What a pull is allowed to bring: anything, only what a lock says, nothing new for what is held."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Terms:
         """The locked ones of the chosen files; `Refused` if one is not among them."""
         if self.lock is None:
             return selection
-        names = self.names()
+        names = self._names()
         missing = sorted(names - set(selection.names))
         if missing:
             raise Refused(f"the lock names '{missing[0]}', which is not among the files of the model any more")
@@ -55,9 +55,9 @@ class Terms:
             others=tuple(name for name in selection.others if name in names),
         )
 
-    def names(self) -> frozenset[str]:
-        """The files that must be there."""
-        return frozenset() if self.lock is None else frozenset(file.path for file in self.lock.files)
+    def admits(self, names: Set[str]) -> bool:
+        """Whether a model may have these files and no others."""
+        return self.lock is None or names == self._names()
 
     def check_files(self, found: Mapping[str, Digest]) -> None:
         """`Refused` if a file is not the locked one."""
@@ -67,6 +67,9 @@ class Terms:
                 raise Refused(
                     f"'{file.path}' has sha256 {here.hex[:8]}…, the lock pins {file.digest.hex[:8]}…. Nothing was kept"
                 )
+
+    def _names(self) -> frozenset[str]:
+        return frozenset() if self.lock is None else frozenset(file.path for file in self.lock.files)
 
 
 ANYTHING = Terms()

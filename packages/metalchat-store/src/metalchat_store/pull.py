@@ -158,7 +158,7 @@ class Pull:
         """
         have = {file.path: file for file in snapshot.files}
         self._terms.check_files({path: file.digest for path, file in have.items()})
-        if not self._terms.names() <= have.keys():
+        if not self._terms.admits(have.keys()):
             return False
         if isinstance(self._remote, Unpacks):
             return True

@@ -10,9 +10,9 @@ from metalchat_store.adopting import Adopting
 from metalchat_store.deriving import Deriving
 from metalchat_store.entries import MANIFEST
 from metalchat_store.errors import ModelNotFound
+from metalchat_store.locking import Locking
 from metalchat_store.types import Entry, Plan, Progress, Pulled, Verification
 from metalchat_store.upkeep import Upkeep
-from metalchat_store.versions import Versions
 
 if TYPE_CHECKING:
     from metalchat_store.describe import Description
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _RECENT = 3600.0  # seconds for which a snapshot without an entry may belong to a pull in flight
 
 
-class Store(Adopting, Deriving, Versions, Upkeep):
+class Store(Adopting, Deriving, Locking, Upkeep):
     """The models below `home` ($METALCHAT_HOME).
 
     `environ` stands for the environment variables (default: those of the process). `remotes` maps URL schemes to

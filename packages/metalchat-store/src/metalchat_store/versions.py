@@ -1,7 +1,6 @@
-"""The states of a model: repaired, updated, rolled back, locked."""
+"""The states of a model: repaired, updated, rolled back."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from metalchat_store._base import Base
@@ -12,7 +11,6 @@ from metalchat_store.references import find
 from metalchat_store.types import Entry, Progress, Pulled, Verification
 
 if TYPE_CHECKING:
-    from metalchat_store.lockfile import Lock
     from metalchat_store.remote import Authorizer
     from metalchat_store.repair import Repaired
     from metalchat_store.snapshots import Snapshot
@@ -55,7 +53,7 @@ class Versions(Base):
             missing, moved = set_aside(self._layout, snapshot, entry)
             fetched = 0
             if missing:
-                _check_source(entry.id, snapshot.commit)
+                check_source(entry.id, snapshot.commit)
                 commit = None if snapshot.repository.startswith("file:") else snapshot.commit
                 with self._fetching(
                     snapshot.repository, revision=commit, authorize=authorize, progress=progress
@@ -103,7 +101,7 @@ class Versions(Base):
 
         with disk_errors(self.home, reading=True):
             entry = self._pulled(reference)
-            _check_source(entry.id, entry.commit)
+            check_source(entry.id, entry.commit)
             snapshot = Snapshots(self._layout).read(entry.id, entry.commit)
             with self._fetching(_repository(entry), revision=self._revision(entry), authorize=authorize) as fetching:
                 return plan_update(fetching, entry, snapshot, self._held(entry))
@@ -126,7 +124,7 @@ class Versions(Base):
 
         with disk_errors(self.home):
             entry = self._pulled(reference)
-            _check_source(entry.id, entry.commit)
+            check_source(entry.id, entry.commit)
             revision = self._revision(entry)
         terms = Terms() if consent else Terms(held=self._held)
         with self._fetching(_repository(entry), revision=revision, authorize=authorize, progress=progress) as fetching:
@@ -162,96 +160,6 @@ class Versions(Base):
             previous = found[entry.commit].previous if entry.commit in found else None
             others = sorted(commit for commit in found if commit != entry.commit)
             return tuple(sorted(others, key=lambda commit: commit != previous))
-
-    def lock(self, reference: str) -> "Lock":
-        """The lock of what the store has of a model, verified as `path` does."""
-        from metalchat_store._template import snapshot_digests
-        from metalchat_store.blobs import Blobs
-        from metalchat_store.lockfile import Lock, LockedFile
-
-        with disk_errors(self.home, reading=True):
-            entry = self._pulled(reference)
-            snapshot = self._sound(entry)
-            template, tokenizer = snapshot_digests(Blobs(self._layout.blobs), snapshot)
-            files = tuple(LockedFile(path=file.path, size=file.size, digest=file.digest) for file in snapshot.files)
-            assert entry.spec is not None  # or _pulled had refused it
-            return Lock(spec=entry.spec, commit=snapshot.commit, files=files, template=template, tokenizer=tokenizer)
-
-    def check_lock(self, lock: "Lock") -> Entry:
-        """The entry that is exactly what a lock says, verified as `path` does; no network.
-
-        Raises `Refused` if the store has something else or nothing, `Corrupted` if it is damaged.
-        """
-        from metalchat_store.selection import short_name
-
-        with disk_errors(self.home, reading=True):
-            name = short_name(lock.spec.repository)
-            try:
-                entry = self._entries.read(lock.spec.id)
-            except FileNotFoundError:
-                entry = None
-            if entry is None:
-                raise Refused(f"'{name}' is locked, but not in the store: 'metalchat model pull --frozen' fetches it")
-            if entry.commit != lock.commit:
-                here = (entry.commit or "an unknown commit")[:7]
-                raise Refused(
-                    f"'{name}' is at {here}, the lock pins {lock.commit[:7]}: 'metalchat model pull --frozen' "
-                    "brings that back, 'metalchat lock' locks what is here"
-                )
-            snapshot = self._sound(entry)
-            here = {file.path: file.digest for file in snapshot.files}
-            for file in lock.files:
-                if here.get(file.path) != file.digest:
-                    digest = here.get(file.path)
-                    found = "is missing" if digest is None else f"has sha256 {digest.hex[:8]}…"
-                    raise Refused(
-                        f"'{file.path}' of '{name}' {found}, the lock pins {file.digest.hex[:8]}…: "
-                        "'metalchat model pull --frozen' brings that back"
-                    )
-            return entry
-
-    def restore(
-        self, lock: "Lock", *, authorize: "Authorizer | None" = None, progress: Progress | None = None
-    ) -> Pulled:
-        """Bring exactly what a lock says. No network where the store has it, be it as an earlier state.
-
-        Raises what `pull` raises, and `Refused` if the source has other content for the locked commit.
-        """
-        from metalchat_store._terms import Terms
-        from metalchat_store.history import switch
-        from metalchat_store.pull import Pull
-        from metalchat_store.snapshots import Snapshots
-
-        try:
-            return Pulled(entry=self.check_lock(lock), already=True, fetched_bytes=0)
-        except (Refused, Corrupted):
-            pass  # brought below
-        with disk_errors(self.home):
-            self._layout.prepare()
-            snapshots = Snapshots(self._layout)
-            target = snapshots.read(lock.spec.id, lock.commit)
-            wanted = {(file.path, file.digest) for file in lock.files}
-            if target is not None and wanted <= {(file.path, file.digest) for file in target.files}:
-                with self._changing(target.id):
-                    try:
-                        current = self._current(target.id)
-                        before = None if current is None else current.commit
-                        previous = target.previous if before in (None, target.commit) else before
-                        switch(self._layout, lock.spec, replace(target, previous=previous), current)
-                        return Pulled(entry=self._entries.read(target.id), already=False, fetched_bytes=0)
-                    except (Corrupted, FileNotFoundError):
-                        pass  # fetched below
-        _check_source(lock.spec.id, lock.commit)
-        revision = None if lock.spec.repository.startswith("file:") else lock.commit
-        with self._fetching(
-            lock.spec.repository, revision=revision, authorize=authorize, progress=progress
-        ) as fetching:
-            pulled = Pull(fetching, Terms(lock=lock, same_revision=True)).run()
-        if pulled.entry.id != lock.spec.id:
-            raise Refused(
-                f"'{lock.spec.repository}' is another kind of model ({pulled.entry.id[:7]}) than the locked one"
-            )
-        return pulled
 
     def _pulled(self, reference: str) -> Entry:
         """An entry that came from a known source at a known commit; `Corrupted` for others."""
@@ -302,7 +210,7 @@ class Versions(Base):
                 f"model '{entry.id}' has neither a readable metalchat.toml nor a record of its files. "
                 "Remove it and pull it again"
             )
-        _check_source(entry.id, entry.commit)
+        check_source(entry.id, entry.commit)
         repository = entry.spec.repository
         revision = None if repository.startswith("file:") else entry.commit
         with self._fetching(repository, revision=revision, authorize=authorize, progress=progress) as fetching:
@@ -318,7 +226,8 @@ class Versions(Base):
         return Verification(entry=entry, files=outcome.checks)
 
 
-def _check_source(id: str, commit: str | None) -> None:
+def check_source(id: str, commit: str | None) -> None:
+    """`Refused` for a model that no source has."""
     if made_here(commit):
         raise Refused(
             f"model '{id}' was made here out of another one, and no source has it: make it again with"

@@ -1,8 +1,10 @@
 """Files of repositories in folders of the user's own."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from metalchat_store import (
@@ -65,11 +67,37 @@ def test_a_copy_has_every_file_and_the_store_keeps_nothing(hub: FakeHub, home: P
     assert not (home / "models").exists()
 
 
-def test_the_copied_files_are_the_users_own(hub: FakeHub, home: Path, tmp_path: Path) -> None:
-    copy(hub, home, tmp_path / "to")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_copied_files_are_the_users_own(hub: FakeHub, home: Path, tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        copy(hub, home, tmp_path / "to")
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
     for path in (tmp_path / "to").rglob("*.csv"):
         facts = path.stat()
-        assert (facts.st_mode & 0o777, facts.st_nlink) == (0o644, 1)
+        assert (facts.st_mode & 0o777, facts.st_nlink) == (0o666 & ~mask, 1)
+        assert path.parent.stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_S_7_a_folder_on_a_small_disk_is_known_before_the_first_byte(
+    hub: FakeHub, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, real = tmp_path / "to", shutil.disk_usage
+    to.mkdir()
+
+    def usage(path: Path) -> object:
+        return SimpleNamespace(free=10_000) if path == to else real(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    copy(hub, home, to / "on" / "the" / "same")
+    monkeypatch.setattr("metalchat_store.copies._disk", lambda path: int(path == to))
+    hub.requests.clear()
+    with pytest.raises(DiskError, match=f"^not enough disk space in {to}: 0.0 MB needed, 0.0 MB free$"):
+        copy(hub, home, to / "new")
+    assert fetched(hub) == 0
+    assert list(to.iterdir()) == [to / "on"]
 
 
 def test_a_second_copy_fetches_nothing(hub: FakeHub, home: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from metalchat_store.errors import DiskError
 BLOCK = 1 << 20
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _FULLFSYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
 
@@ -46,10 +46,10 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def make_folder(path: Path, *, sync: bool = True) -> None:
-    """Create a folder of mode 0700 unless it exists; `DiskError` if something else, or a link, has its name."""
+def make_folder(path: Path, *, sync: bool = True, mode: int = 0o700) -> None:
+    """Create a folder unless it exists; `DiskError` if something else, or a link, has its name."""
     try:
-        os.mkdir(path, 0o700)  # noqa: PTH102 - the fault tests count calls of os
+        os.mkdir(path, mode)  # noqa: PTH102 - the fault tests count calls of os
     except FileExistsError:
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
@@ -208,6 +208,7 @@ def disk_errors(
             errno.EROFS: "read-only file system",
             errno.EACCES: "permission denied",
             errno.EPERM: "not permitted",
+            errno.EFBIG: "a file may not be as large there ('ulimit -f' and the kind of file system say how large)",
         }
         reason = reasons.get(code or 0) or (error.strerror or type(error).__name__).lower()
         reading |= code in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EINVAL)

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import stat
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from metalchat_store._files import (
     hash_file,
     is_running,
     make_folder,
+    no_space,
     open_regular,
     owner,
     private_name,
@@ -112,11 +114,14 @@ class _Copy:
     def run(self) -> Copied:
         """List, compare, fetch, show."""
         if isinstance(self._fetching.remote, Unpacks):
-            raise InvalidRepository("a model inside an archive cannot be copied by file: pull it without --to")
+            raise InvalidRepository(
+                "files of an archive, or made of others on arrival, cannot be copied: pull without --to"
+            )
         listing = self._fetching.listing()
         chosen = self._choose(listing)
         missing = [file for file in chosen if not self._has(file)]
         self._layout.prepare()
+        self._make_sure_of_space(missing)
         with brought(self._layout, self._fetching, listing, chosen, missing) as gatherer:
             try:
                 self._show_all(missing, gatherer)
@@ -165,9 +170,22 @@ class _Copy:
             raise Refused(f"'{target}' exists and differs from what would replace it: use --force, or another --to")
         return False
 
+    def _make_sure_of_space(self, missing: Sequence[RemoteFile]) -> None:
+        """On the disk of the folder, if it is another one: a pull looks after that of the store."""
+        place = next(path for path in (self._to, *self._to.parents) if path.exists())
+        if _disk(place) == _disk(self._layout.home):
+            return
+        needed = sum(file.size or 0 for file in missing)
+        for file in missing:
+            with suppress(FileNotFoundError):
+                needed -= local_path(self._to, file.path).lstat().st_size
+        if needed > shutil.disk_usage(place).free:
+            raise no_space(place, needed)
+
     def _show_all(self, files: Sequence[RemoteFile], gatherer: Gatherer) -> None:
         """Put the files into the folder. Content that the store has no other use for is moved, else it is copied."""
         self._to.mkdir(parents=True, exist_ok=True)
+        mask = _umask()
         snapshots = Snapshots(self._layout).all()
         kept = {file.digest for snapshot in snapshots for file in snapshot.files}
         left = Counter(gatherer.stored[file.path].digest for file in files)
@@ -175,13 +193,23 @@ class _Copy:
             digest = gatherer.stored[file.path].digest
             left[digest] -= 1
             last = not left[digest] and digest not in kept and not isinstance(self._fetching.remote, Adopts)
-            _show(self._blobs.path(digest), self._to, local_path(self._to, file.path), move=last)
+            _show(self._blobs.path(digest), self._to, local_path(self._to, file.path), mode=0o666 & ~mask, move=last)
 
 
-def _show(blob: Path, root: Path, target: Path, *, move: bool) -> None:
+def _disk(path: Path) -> int:
+    return path.stat().st_dev
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # there is no other way to ask, and what another thread makes meanwhile is private
+    os.umask(mask)
+    return mask
+
+
+def _show(blob: Path, root: Path, target: Path, *, mode: int, move: bool) -> None:
     """Give content its name in one step, as an ordinary file of the user's."""
     for folder in target.relative_to(root).parents[-2::-1]:
-        make_folder(root / folder)
+        make_folder(root / folder, mode=0o777)
     _sweep(target.parent)
     temporary = target.parent / private_name(_MARK, "tmp")
     try:
@@ -189,7 +217,7 @@ def _show(blob: Path, root: Path, target: Path, *, move: bool) -> None:
             adopt(blob, temporary, links=False)
         descriptor = open_regular(temporary)
         try:
-            os.fchmod(descriptor, 0o644)
+            os.fchmod(descriptor, mode)
             sync_file(descriptor)
         finally:
             os.close(descriptor)

@@ -295,3 +295,10 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 @pytest.fixture
 def control() -> re.Pattern[str]:
     return CONTROL
+
+
+@pytest.fixture
+def program() -> Iterator[Callable[..., Terminal]]:
+    """Start any program in a terminal."""
+    with ExitStack() as stack:
+        yield lambda *arguments: stack.enter_context(Terminal(arguments))

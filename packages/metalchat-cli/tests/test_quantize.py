@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from metalchat_engine.testing import EchoEngine
 from metalchat_engine_mlx.testing import write_tiny_model
+from metalchat_engine_mlx.testing.gguf import write_llama
 
 Cli = Callable[..., Any]
 
@@ -53,6 +54,23 @@ def test_the_record_has_every_figure(cli: Cli, model: str, home: Path) -> None:
     assert record["text"] == "text.txt"
     assert record["perplexity_change"] == pytest.approx(record["perplexity_after"] / record["perplexity_before"] - 1)
     assert record["size"] < record["size_before"]
+
+
+def test_a_gguf_file_becomes_a_checkpoint(cli: Cli, place: Path, home: Path) -> None:
+    path = write_llama(place / "tiny-q8_0.gguf", types="Q8_0").path
+    done = cli("model", "pull", path.as_uri())
+    assert done.code == 0, done.err
+    pulled = done.out.splitlines()[-1].removeprefix("Digest: ")
+    done = cli("model", "quantize", pulled, "--json")
+    assert (done.code, done.err) == (0, "")
+    record = json.loads(done.out)
+    assert record["made_of"] == pulled
+    assert record["variant"].endswith("-4bit-g64")
+    assert record["perplexity_change"] == pytest.approx(record["perplexity_after"] / record["perplexity_before"] - 1)
+    names = {"config.json", "metalchat.toml", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in (home / "models" / record["id"]).iterdir()} == names
+    answer = cli("prompt", "--model", record["id"], "-c", "hello", "--max-tokens", "3", "--temperature", "0")
+    assert answer.code == 0, answer.err
 
 
 def test_what_cannot_be_quantised_leaves_nothing(cli: Cli, fails: Callable[..., str], model: str, home: Path) -> None:

@@ -60,9 +60,11 @@ def quantize(
 
         def write(folder: Path) -> None:
             became = found.quantize(source, folder, asked, _progress)
-            terminal.status("")
+            _say("Measuring the model")
             before = found.perplexity(source, sample)
+            _say("Measuring what it became")
             after = found.perplexity(_at(folder, source), sample)
+            _say("")
             if not math.isfinite(before.value) or not math.isfinite(after.value):
                 raise errors.Incomplete("the model computes what is no number; take more bits, or another mode")
             results.append((became, before, after))
@@ -110,8 +112,12 @@ def _read(path: Path) -> str:
 
 
 def _progress(done: int, total: int) -> None:
+    _say(f"Quantising: {100 * done // max(total, 1)} %")
+
+
+def _say(text: str) -> None:
     if terminal.shows_progress():
-        terminal.status(f"Quantising: {100 * done // max(total, 1)} %")
+        terminal.status(text)
 
 
 def _note(made: "Entry", became: "Quantization", before: "Perplexity", after: "Perplexity", text: str) -> None:

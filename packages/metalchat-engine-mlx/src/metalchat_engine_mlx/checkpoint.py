@@ -11,6 +11,7 @@ from metalchat_engine import InvalidModel, ModelSource, UnsupportedModel
 
 from metalchat_engine_mlx.config import ModelConfig
 from metalchat_engine_mlx.defaults import Defaults, read_defaults
+from metalchat_engine_mlx.fallback.library import find_family
 from metalchat_engine_mlx.fields import Options
 from metalchat_engine_mlx.models import read_config
 from metalchat_engine_mlx.quantization import Packing, Quantization
@@ -19,9 +20,10 @@ from metalchat_engine_mlx.strict_json import CONFIG_LIMIT, read_object
 from metalchat_engine_mlx.weights import Tensor, check_tensors, is_foreign, matrices, weight_files
 
 if TYPE_CHECKING:
+    from metalchat_engine_mlx.fallback.checkpoint import Fallback
     from metalchat_engine_mlx.gguf.header import GgufHeader
 
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
@@ -34,6 +36,8 @@ class Checkpoint:
 
     `plain` is the dtype, F32, F16 or BF16, that every other matrix has once it is loaded. `expanded` tells what the
     file has quantised and the model has not ("Q6_K as float16").
+
+    A model with a `fallback` is run by mlx-lm: its `config` has no layers, and `plain` says nothing.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Checkpoint:
     factors: bool = False
     expanded: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    fallback: "Fallback | None" = None
 
     @property
     def ties_head(self) -> bool:
@@ -88,8 +93,24 @@ def read_checkpoint(source: ModelSource) -> Checkpoint:
         raise InvalidModel(f"'{name}' could not be read: {error.strerror}") from error
 
 
+def read_own(source: ModelSource, purpose: str) -> Checkpoint:
+    """What `read_checkpoint` finds, if a decoder of this engine runs it; another model cannot serve the `purpose`."""
+    checkpoint = read_checkpoint(source)
+    if checkpoint.fallback is not None:
+        raise UnsupportedModel(
+            f"'{checkpoint.name}' is a {checkpoint.config.model_type} model, which mlx-lm runs; it cannot {purpose}"
+        )
+    return checkpoint
+
+
 def _directory(path: Path, name: str, options: Options) -> Checkpoint:
-    config = read_config(read_object(path / "config.json"), options=options)
+    document = read_object(path / "config.json")
+    family = find_family({**document, **options}.get("model_type"))
+    if family is not None:
+        from metalchat_engine_mlx.fallback.checkpoint import read_fallback
+
+        return read_fallback(path, name, document, options, family)
+    config = read_config(document, options=options)
     tensors = weight_files(path, name=name)
     config = config.named_as(tensors)
     check_tensors(config, tensors)
@@ -121,14 +142,14 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
     }
     used |= {key: tensors[key] for key in biases}
     embedding = used.get(f"{config.embedding}.scales", used[f"{config.embedding}.weight"])
-    if embedding.dtype not in _DTYPES:
+    if embedding.dtype not in DTYPES:
         embedding = used[f"{config.norm.name}.weight"]
     return Checkpoint(
         name=name,
         path=path,
         config=config,
-        defaults=_defaults(path, config),
-        dtype=_DTYPES[embedding.dtype],
+        defaults=generation_defaults(path, config),
+        dtype=DTYPES[embedding.dtype],
         parameters=sum(_count(key, tensor, packings) for key, tensor in used.items())
         + sum(map(prod, foreign.values())),
         packings=packings,
@@ -137,7 +158,7 @@ def _directory(path: Path, name: str, options: Options) -> Checkpoint:
             for module, _, _ in matrices(config, tensors)
             if module not in packings
         },
-        has_template=True if _names_template(path) else None,
+        has_template=True if names_template(path) else None,
         tensors=tensors,
         expanded=(scheme.expanded,) if scheme is not None and scheme.expanded and foreign else (),
         foreign=tuple(foreign),
@@ -167,11 +188,11 @@ def _gguf(path: Path, name: str, options: Options) -> Checkpoint:
         path=path,
         config=config,
         defaults=Defaults(),
-        dtype=_DTYPES.get(header.tensors["token_embd.weight"].type, "float16"),
+        dtype=DTYPES.get(header.tensors["token_embd.weight"].type, "float16"),
         parameters=sum(prod(tensor.shape) for tensor in tensors),
         packings=packings,
         plain={
-            parameter.module: parameter.tensor.type if parameter.tensor.type in _DTYPES else "F16"
+            parameter.module: parameter.tensor.type if parameter.tensor.type in DTYPES else "F16"
             for parameter in parameters(header)
             if len(parameter.tensor.shape) > 1 and parameter.module not in packings
         },
@@ -182,12 +203,14 @@ def _gguf(path: Path, name: str, options: Options) -> Checkpoint:
     )
 
 
-def _defaults(path: Path, config: ModelConfig) -> Defaults:
+def generation_defaults(path: Path, config: ModelConfig) -> Defaults:
+    """What the generation_config.json of a directory says. Raises InvalidModel."""
     file = path / "generation_config.json"
     return read_defaults(read_object(file), config.vocab_size) if file.exists() else Defaults()
 
 
-def _names_template(path: Path) -> bool:
+def names_template(path: Path) -> bool:
+    """Whether the files of a directory name a chat template."""
     if any((path / file).is_file() for file in _TEMPLATES):
         return True
     document: dict[str, Any] = {}

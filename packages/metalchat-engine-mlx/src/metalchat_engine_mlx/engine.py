@@ -20,7 +20,7 @@ from metalchat_engine import (
     Quantization,
 )
 
-from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint
+from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint, read_own
 from metalchat_engine_mlx.libraries import with_weights
 from metalchat_engine_mlx.machine import available_memory, expects_cpu, gpu_memory
 from metalchat_engine_mlx.memory import Demand, fitting_context, size
@@ -94,7 +94,7 @@ class MlxEngine:
     def perplexity(self, source: ModelSource, text: str, *, tokens: int = 2048) -> Perplexity:
         from metalchat_engine_mlx.perplexity import perplexity
 
-        checkpoint = read_checkpoint(source)
+        checkpoint = read_own(source, "be measured by itself")
         prompt = read_prompt(checkpoint)
         try:
             return perplexity(checkpoint, prompt, text, tokens=tokens)
@@ -124,6 +124,12 @@ class MlxEngine:
             available = _available(demand)
             demand, _ = with_weights(demand, settings, available)
             context = fitting_context(demand, settings, available)
+            if checkpoint.fallback is not None:
+                from metalchat_engine_mlx.fallback.load import load_fallback
+
+                return load_fallback(
+                    demand, checkpoint.fallback, prompt.result, context_length=context, available=available
+                )
             return load_model(demand, prompt.result, context_length=context, available=available)
         except BaseException:
             prompt.discard(lambda found: found.close())
@@ -152,9 +158,9 @@ def _declared(checkpoint: Checkpoint) -> Capabilities:
         except PromptError as error:
             raise InvalidModel(f"'{checkpoint.name}': {error}") from error
         if template:
-            return capabilities(output_format(template), messages=True)
+            return capabilities(output_format(template), messages=True, adapters=checkpoint.fallback is None)
     prompt = read_prompt(checkpoint)
-    return capabilities(prompt.output_format, messages=prompt.has_template)
+    return capabilities(prompt.output_format, messages=prompt.has_template, adapters=checkpoint.fallback is None)
 
 
 def read_prompt(checkpoint: Checkpoint) -> "Prompt":

@@ -4,19 +4,18 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from metalchat_engine_mlx.decoder import Decoder
-
+_D = TypeVar("_D")
 _T = TypeVar("_T")
 
 
-class Errand(Generic[_T]):
-    def __init__(self, work: Callable[[Decoder], _T]) -> None:
+class Errand(Generic[_D, _T]):
+    def __init__(self, work: Callable[[_D], _T]) -> None:
         self._work = work
         self._done = threading.Event()
         self._found: list[_T] = []
         self._error: BaseException | None = None
 
-    def run(self, model: Decoder) -> None:
+    def run(self, model: _D) -> None:
         try:
             self._found.append(self._work(model))
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits

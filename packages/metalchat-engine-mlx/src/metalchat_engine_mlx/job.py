@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from metalchat_engine_mlx import blas
-from metalchat_engine_mlx.cache import KVCache
 from metalchat_engine_mlx.constraints import Guide
-from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.drawing import Draw
 from metalchat_engine_mlx.outbox import End, Outbox, Progress
-from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.rope import Regime
+from metalchat_engine_mlx.running import Remembers, Runs, TextCache
 from metalchat_engine_mlx.sampling import Sampler
 from metalchat_engine_mlx.speculation import Ahead, Speculation
 
@@ -44,9 +42,9 @@ class Job:
 
     def __init__(
         self,
-        model: Decoder,
+        model: Runs,
         plan: Plan,
-        recall: Recall,
+        recall: Remembers,
         outbox: Outbox,
         *,
         exact: bool,
@@ -57,7 +55,7 @@ class Job:
         self.ended = self.stalled = False
         self._model, self._recall, self._exact = model, recall, exact
         self._known = list(plan.tokens)
-        self._cache: KVCache | None = None
+        self._cache: TextCache | None = None
         self._cached = self._checkpoint = self._count = 0
         self._prompt_kept = False
         self._sampler: Sampler | None = None
@@ -80,7 +78,7 @@ class Job:
         return self._draw is not None
 
     @property
-    def cache(self) -> KVCache:
+    def cache(self) -> TextCache:
         if self._cache is None:
             raise TypeError("a job has a cache once it has begun")
         return self._cache

@@ -23,7 +23,7 @@ from metalchat_engine_mlx.lowrank import load_additions
 from metalchat_engine_mlx.machine import default_threads
 from metalchat_engine_mlx.memory import Demand, is_bound
 from metalchat_engine_mlx.model import MlxModel
-from metalchat_engine_mlx.parameters import Parameters
+from metalchat_engine_mlx.parameters import Parameters, load_arrays
 from metalchat_engine_mlx.settings import MlxSettings, capabilities
 from metalchat_engine_mlx.speculation import Speculation
 from metalchat_engine_mlx.streams import borrow, give_back
@@ -53,14 +53,7 @@ def load_model(
             f" {min(dims)}",
             option="cache_bits",
         )
-    device = _device(own)
-    on_cpu = device == mx.cpu
-    streams = borrow(device, (own.threads or default_threads()) if on_cpu else 1)
-    if on_cpu:
-        # Freed memory that MLX keeps for itself is memory that others lack; small pieces are all a CPU needs.
-        mx.set_cache_limit(_HOST_CACHE)
-    else:
-        _limit_gpu(own.memory_limit)
+    streams = take_streams(own, threads=own.threads or default_threads())
     try:
         with mx.stream(streams[0]):
             decoder = _build(checkpoint, _blocks(demand, streams), own.cache_bits, demand.adapters)
@@ -110,6 +103,20 @@ def _draft(
         context_length=found.config.context_length,
         prefix_cache_bytes=own.prefix_cache_bytes,
     )
+
+
+def take_streams(own: MlxSettings, *, threads: int) -> list[mx.Stream]:
+    """Streams of the device that the settings mean, so many on a CPU, with MLX's memory limited for a model there.
+
+    Raises UnsupportedRequest for a device that is not there.
+    """
+    device = _device(own)
+    if device == mx.cpu:
+        # Freed memory that MLX keeps for itself is memory that others lack; small pieces are all a CPU needs.
+        mx.set_cache_limit(_HOST_CACHE)
+        return borrow(device, threads)
+    _limit_gpu(own.memory_limit)
+    return borrow(device, 1)
 
 
 def computes_on_cpu(own: MlxSettings) -> bool:
@@ -166,15 +173,8 @@ def _build(checkpoint: Checkpoint, blocks: Blocks, cache_bits: int | None, adapt
 
 def _read(checkpoint: Checkpoint, adapters: Sequence[Adapter] = ()) -> tuple[ModelConfig, Parameters]:
     config = checkpoint.config
-    arrays: dict[str, mx.array] = {}
     if checkpoint.gguf is None:
-        for file in sorted({tensor.file for tensor in checkpoint.tensors.values()}):
-            found = mx.load(str(checkpoint.path / file), format="safetensors")
-            if not isinstance(found, dict):
-                raise InvalidModel(f"'{file}' is not a valid safetensors file")
-            arrays |= found
-        if any(arrays[name].shape != tensor.shape for name, tensor in checkpoint.tensors.items()):
-            raise InvalidModel(f"'{checkpoint.name}' was changed while it was being loaded")
+        arrays = load_arrays(checkpoint.path, checkpoint.tensors, name=checkpoint.name)
         if config.tie_word_embeddings:
             arrays = {name: array for name, array in arrays.items() if not name.startswith(f"{config.head}.")}
         if config.quantization.scheme is not None:

@@ -4,16 +4,20 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import TYPE_CHECKING
 
 from metalchat_engine import EngineSettings, ModelSource, OutOfMemory
 
 from metalchat_engine_mlx.adapters import Adapter, read_adapter
-from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint
+from metalchat_engine_mlx.checkpoint import Checkpoint, read_own
 from metalchat_engine_mlx.config import AttentionSpec, ExpertsSpec, LayerSpec
 from metalchat_engine_mlx.machine import default_threads
 from metalchat_engine_mlx.quantization import FLOATS, Packing
 from metalchat_engine_mlx.settings import MlxSettings
 from metalchat_engine_mlx.weights import matrices, tied, vectors
+
+if TYPE_CHECKING:
+    from metalchat_engine_mlx.fallback.bounds import Bounds
 
 STEP = 256  # tokens by which room for keys and values grows
 HOST_CHUNK, DEVICE_CHUNK = 128, 2048
@@ -43,10 +47,12 @@ class Demand:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, settings: EngineSettings, own: MlxSettings, *, on_cpu: bool) -> "Demand":
+        if checkpoint.fallback is not None:
+            checkpoint.fallback.check_settings(settings, name=checkpoint.name)
         chunk = settings.prefill_chunk or (HOST_CHUNK if on_cpu else DEVICE_CHUNK)
         draft = None
         if own.draft is not None:
-            found = read_checkpoint(ModelSource(path=own.draft))
+            found = read_own(ModelSource(path=own.draft), "guess ahead")
             plain = dataclasses.replace(own, draft=None, cache_bits=None, adapters={})
             draft = cls(checkpoint=found, own=plain, on_cpu=on_cpu, chunk=chunk)
         tied = checkpoint.ties_head
@@ -56,11 +62,15 @@ class Demand:
     @cached_property
     def weights(self) -> int:
         """Bytes of all weights once loaded."""
+        if self._bounds is not None:
+            return self._bounds.weights
         adapted = sum(adapter.parameters for adapter in self.adapters) * self._value
         return self._own_weights() + adapted + (0 if self.draft is None else self.draft.weights)
 
     def cache(self, tokens: int) -> int:
         """Bytes of the keys and values of one text of so many tokens."""
+        if self._bounds is not None:
+            return self._bounds.cache(tokens)
         layers = self.checkpoint.config.layers
         found = sum(self._layer(layer.attention, tokens) for layer in layers)
         if self.draft is not None:
@@ -70,10 +80,14 @@ class Demand:
     @property
     def cache_per_token(self) -> int:
         """Bytes of a token's keys and values, until windows drop some."""
+        if self._bounds is not None:
+            return self._bounds.cache_per_token
         return sum(self._token(layer.attention) for layer in self.checkpoint.config.layers)
 
     def transient(self, tokens: int, requests: int = 1) -> int:
         """Bytes besides, while a piece of a prompt is computed, and the next tokens of so many texts are drawn."""
+        if self._bounds is not None:
+            return self._bounds.transient(tokens, requests, min(self.chunk, tokens), on_cpu=self.on_cpu)
         config = self.checkpoint.config
         rows = min(self.chunk, tokens)
         widest = max(map(_width, config.layers))
@@ -100,6 +114,10 @@ class Demand:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.total(middle, requests) <= available else (low, middle - 1)
         return low
+
+    @property
+    def _bounds(self) -> "Bounds | None":
+        return None if self.checkpoint.fallback is None else self.checkpoint.fallback.bounds
 
     def _own_weights(self) -> int:
         config, wide = self.checkpoint.config, self._widened()

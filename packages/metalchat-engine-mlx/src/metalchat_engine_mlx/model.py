@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import mlx.core as mx
 from metalchat_engine import (
@@ -30,8 +30,8 @@ from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.defaults import Defaults
 from metalchat_engine_mlx.generate import Answer
 from metalchat_engine_mlx.job import Plan
-from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.reply import Reply
+from metalchat_engine_mlx.running import Remembers, Runs
 from metalchat_engine_mlx.sampling import Sampler
 from metalchat_engine_mlx.scheduler import Scheduler
 from metalchat_engine_mlx.speculation import Speculation
@@ -41,14 +41,15 @@ if TYPE_CHECKING:
     from metalchat_prompt import Prompt
 
 SEED_BITS = 64
+_D = TypeVar("_D", bound=Runs)
 
 
-class MlxModel:
-    """Implements `metalchat_engine.Model`, `SupportsTokenCount` and `SupportsEmbedding`."""
+class AnsweringModel(Generic[_D]):
+    """Implements `metalchat_engine.Model` and `SupportsTokenCount`."""
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: _D,
         prompt: "Prompt",
         *,
         name: str,
@@ -57,7 +58,7 @@ class MlxModel:
         context_length: int,
         memory_bound: bool,
         chunk: int,
-        recall: Recall,
+        recall: Remembers,
         batch: int,
         deterministic: bool,
         speculation: Speculation,
@@ -150,32 +151,6 @@ class MlxModel:
         request = GenerationRequest(messages=tuple(messages))
         check(request, self.info)
         return len(self._tokens(request))
-
-    def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
-        """A vector of length one for each text: the mean of its tokens' last hidden states.
-
-        Raises UnsupportedRequest for a text that is empty or no text, ContextTooLong, ModelClosed, OutOfMemory.
-        """
-        from metalchat_engine_mlx.embedding import embedding
-
-        self._check_open()
-        asked = []
-        for text in texts:
-            request = GenerationRequest(prompt=text)
-            check(request, self.info)
-            asked.append(self._tokens(request))
-            if len(asked[-1]) > self._context_length:
-                raise ContextTooLong(
-                    f"a text has {len(asked[-1])} tokens, and {self._limit} {self._context_length}; shorten it",
-                    option="context_length",
-                )
-        try:
-            return [embedding(tokens, self._scheduler.compute, self._chunk) for tokens in asked]
-        except (RuntimeError, MemoryError) as error:
-            found = self._failure(error)
-            if found is error:
-                raise
-            raise found from error
 
     def close(self) -> None:
         with self._closing:
@@ -301,6 +276,36 @@ class MlxModel:
         found = OutOfMemory(f"model '{self._name}' ran out of memory; lower context_length")
         found.__cause__ = error
         return found
+
+
+class MlxModel(AnsweringModel[Decoder]):
+    """A model that this engine's own decoder runs. Implements `SupportsEmbedding`, too."""
+
+    def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """A vector of length one for each text: the mean of its tokens' last hidden states.
+
+        Raises UnsupportedRequest for a text that is empty or no text, ContextTooLong, ModelClosed, OutOfMemory.
+        """
+        from metalchat_engine_mlx.embedding import embedding
+
+        self._check_open()
+        asked = []
+        for text in texts:
+            request = GenerationRequest(prompt=text)
+            check(request, self.info)
+            asked.append(self._tokens(request))
+            if len(asked[-1]) > self._context_length:
+                raise ContextTooLong(
+                    f"a text has {len(asked[-1])} tokens, and {self._limit} {self._context_length}; shorten it",
+                    option="context_length",
+                )
+        try:
+            return [embedding(tokens, self._scheduler.compute, self._chunk) for tokens in asked]
+        except (RuntimeError, MemoryError) as error:
+            found = self._failure(error)
+            if found is error:
+                raise
+            raise found from error
 
 
 def _offered(request: GenerationRequest) -> tuple[Tool, ...]:

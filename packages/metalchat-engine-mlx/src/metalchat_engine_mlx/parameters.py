@@ -3,11 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import mlx.core as mx
+from metalchat_engine import InvalidModel
 
 from metalchat_engine_mlx.lowrank import Addition, Choice, joined
 from metalchat_engine_mlx.quantization import Packing
+from metalchat_engine_mlx.weights import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +115,19 @@ def join(matrices: Sequence[Matrix]) -> Matrix | None:
         biases=stack([matrix.biases for matrix in matrices]),
         addition=joined([matrix.addition for matrix in matrices], [matrix.rows for matrix in matrices]),
     )
+
+
+def load_arrays(directory: Path, tensors: Mapping[str, Tensor], *, name: str) -> dict[str, mx.array]:
+    """The arrays of a directory's checked headers, lazily. Raises InvalidModel where a file has changed since."""
+    arrays: dict[str, mx.array] = {}
+    for file in sorted({tensor.file for tensor in tensors.values()}):
+        found = mx.load(str(directory / file), format="safetensors")
+        if not isinstance(found, dict):
+            raise InvalidModel(f"'{file}' is not a valid safetensors file")
+        arrays |= found
+    if arrays.keys() != tensors.keys() or any(arrays[key].shape != tensor.shape for key, tensor in tensors.items()):
+        raise InvalidModel(f"'{name}' was changed while it was being loaded")
+    return arrays
 
 
 class Parameters:

@@ -9,19 +9,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
-from metalchat_engine_mlx.decoder import Decoder
 from metalchat_engine_mlx.errand import Errand
 from metalchat_engine_mlx.job import Job, Plan
 from metalchat_engine_mlx.outbox import Outbox
-from metalchat_engine_mlx.recall import Recall
 from metalchat_engine_mlx.rope import Regime
+from metalchat_engine_mlx.running import Remembers, Runs
 from metalchat_engine_mlx.speculation import Speculation
 
+_D = TypeVar("_D", bound=Runs)
 _T = TypeVar("_T")
 
 # Prompts that begin with as many equal tokens are computed one after the other: the second takes over from the first.
@@ -30,7 +30,7 @@ _ALIKE = 64
 _SHORTER = 4
 
 
-class Scheduler:
+class Scheduler(Generic[_D]):
     """`batch` answers are computed together at most. `exact` computes each as if it were alone, bit by bit.
 
     With `speculation`, which `exact` rules out, each guesses ahead for itself. `translated` turns what MLX raises into
@@ -39,8 +39,8 @@ class Scheduler:
 
     def __init__(
         self,
-        model: Decoder,
-        recall: Recall,
+        model: _D,
+        recall: Remembers,
         stream: mx.Stream,
         *,
         batch: int,
@@ -50,7 +50,7 @@ class Scheduler:
         closed: Callable[[], BaseException],
         speculation: Speculation,
     ) -> None:
-        self._model: Decoder | None = model
+        self._model: _D | None = model
         self._recall, self._stream, self._room = recall, stream, recall.room
         self._batch, self._chunk, self._exact = batch, chunk, exact
         self._translated, self._refusal = translated, closed
@@ -59,7 +59,7 @@ class Scheduler:
         self._thread: threading.Thread | None = None
         self._idle = self._closed = False
         self._new: list[tuple[Plan, Outbox]] = []
-        self._errands: list[Errand[Any]] = []
+        self._errands: list[Errand[_D, Any]] = []
         # Jobs whose prompt has yet to be begun, is being computed, or is done.
         self._waiting: list[Job] = []
         self._prefilling: deque[Job] = deque()
@@ -75,7 +75,7 @@ class Scheduler:
             self._start()
         return outbox
 
-    def compute(self, work: Callable[[Decoder], _T]) -> _T:
+    def compute(self, work: Callable[[_D], _T]) -> _T:
         """Have something else computed between two steps, and wait for it. Raises what goes wrong, and as `submit`."""
         errand = Errand(work)
         with self._changed:

@@ -129,8 +129,11 @@ def read_settings(settings: EngineSettings) -> MlxSettings:
     )
 
 
-def capabilities(layout: "OutputFormat", *, messages: bool) -> Capabilities:
-    """What this engine honours; messages, tools and reasoning need a chat template that knows them."""
+def capabilities(layout: "OutputFormat", *, messages: bool, adapters: bool = True) -> Capabilities:
+    """What this engine honours; messages, tools and reasoning need a chat template that knows them.
+
+    Only a model that its own decoder runs takes `adapters`.
+    """
     return Capabilities(
         messages=messages,
         tools=messages and layout.takes_tools,
@@ -141,6 +144,6 @@ def capabilities(layout: "OutputFormat", *, messages: bool) -> Capabilities:
         logit_bias=True,
         penalties=True,
         seed=True,
-        adapters=True,
+        adapters=adapters,
         reasoning=messages and layout.reasoning is not None,
     )

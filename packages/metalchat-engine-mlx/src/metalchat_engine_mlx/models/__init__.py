@@ -50,9 +50,19 @@ def read_config(
     if module is None:
         raise UnsupportedModel(
             f"'{what}': 'model_type' is {shown(model_type)}, this engine runs {', '.join(sorted(FAMILIES))}"
-            f" (another one takes a module in {__name__}, as its docstring says)"
+            f" (another one takes a module in {__name__}, as its docstring says;{_fallback()})"
         )
     name, _, function = module.partition(":")
     config: ModelConfig = getattr(importlib.import_module(f"{__name__}.{name}"), function or "read")(fields)
     fields.check_options()
     return config
+
+
+def _fallback() -> str:
+    """What to know about mlx-lm where a family is unknown."""
+    from metalchat_engine_mlx.fallback.library import installed_version
+
+    version = installed_version()
+    if version is None:
+        return " mlx-lm may know it: install metalchat-engine-mlx[mlx-lm]"
+    return f" mlx-lm {version} has no model for it that could be used"

@@ -88,7 +88,8 @@ class MlxEngine:
         from metalchat_engine_mlx.quantize import quantize, read_packing
 
         packing = read_packing(quantization)
-        quantize(read_checkpoint(source), destination, packing, progress)
+        papers = source.path if source.path.is_dir() else None
+        quantize(read_checkpoint(source), destination, packing, progress, papers=papers)
         return Quantization(bits=packing.bits, group_size=packing.group_size, mode=packing.mode)
 
     def perplexity(self, source: ModelSource, text: str, *, tokens: int = 2048) -> Perplexity:

@@ -1,9 +1,9 @@
-"""A plain checkpoint written again with packed weights, one tensor after the other, as MLX stores them."""
+"""A model written again with packed weights, one tensor after the other, as MLX stores them."""
 
 import json
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -11,27 +11,16 @@ from typing import Any, BinaryIO
 
 import mlx.core as mx
 import numpy as np
-from metalchat_engine import InvalidModel, Quantization, UnsupportedModel, UnsupportedRequest
+from metalchat_engine import Quantization, UnsupportedModel, UnsupportedRequest
 
 from metalchat_engine_mlx import blas
 from metalchat_engine_mlx.checkpoint import Checkpoint
 from metalchat_engine_mlx.config import ExpertsSpec
+from metalchat_engine_mlx.plain import PlainSource, PlainTensor, plain_source
 from metalchat_engine_mlx.quantization import BITS, FLOATS, GROUP_SIZES, Packing
-from metalchat_engine_mlx.strict_json import read_object
-from metalchat_engine_mlx.weights import Tensor, matrices
+from metalchat_engine_mlx.weights import matrices
 
 WEIGHTS = "model.safetensors"
-_COPIED = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-)
 _PAPERS = ("licen", "notice", "use_policy", "copying")
 
 Progress = Callable[[int, int], None]
@@ -54,28 +43,38 @@ def read_packing(quantization: Quantization) -> Packing:
     return Packing(group_size=group_size or 64, bits=bits or 4)
 
 
-def quantize(checkpoint: Checkpoint, destination: Path, packing: Packing, progress: Progress | None = None) -> None:
-    """Write the model into a folder: weights in one file, config, tokenizer and papers.
+def quantize(
+    checkpoint: Checkpoint,
+    destination: Path,
+    packing: Packing,
+    progress: Progress | None = None,
+    *,
+    papers: Path | None = None,
+) -> None:
+    """Write the model into a folder: weights in one file, config, tokenizer and, from the folder `papers`, its papers.
 
     Routers, and matrices whose rows are no whole number of groups, stay as they are. One tensor is in memory at a time.
-    Raises UnsupportedModel for what is not plain safetensors, InvalidModel where the files have changed.
+    Raises UnsupportedModel for safetensors that are not plain, and for a GGUF file that says what a config.json and a
+    tokenizer.json cannot; InvalidModel where the files have changed.
     """
-    if checkpoint.gguf is not None:
-        raise UnsupportedModel(f"'{checkpoint.name}' is a GGUF file; quantise the safetensors that it was made from")
-    if checkpoint.quantization is not None:
+    if checkpoint.gguf is None and checkpoint.quantization is not None:
         raise UnsupportedModel(
             f"'{checkpoint.name}' is quantised already ({checkpoint.quantization}); quantise the model it was made from"
         )
-    packed = _packed(checkpoint, packing)
+    source = plain_source(checkpoint)
+    packed = _packed(checkpoint, source.tensors, packing)
     if not packed:
         raise UnsupportedModel(f"'{checkpoint.name}' has no matrix with rows of whole groups of {packing.group_size}")
-    outputs = [output for name, tensor in _used(checkpoint) for output in _outputs(name, tensor, packed, packing)]
+    plain = [module for module, _, _ in matrices(checkpoint.config, source.tensors) if module not in packed]
+    documents = {**source.files, "config.json": _config(source.config, plain, packing)}
+    outputs = [output for name, tensor in source.tensors.items() for output in _outputs(name, tensor, packed, packing)]
     with (destination / WEIGHTS).open("xb") as file:
         file.write(_header(outputs))
-        _write(checkpoint, file, packed, packing, progress)
-    _write_config(checkpoint, destination / "config.json", packed, packing)
-    for path in sorted(checkpoint.path.iterdir()):
-        if path.is_file() and (path.name in _COPIED or path.name.lower().startswith(_PAPERS)):
+        _write(source, file, packed, packing, progress)
+    for name, data in documents.items():
+        (destination / name).write_bytes(data)
+    for path in sorted(papers.iterdir()) if papers is not None else ():
+        if path.is_file() and path.name.lower().startswith(_PAPERS):
             shutil.copyfile(path, destination / path.name)
 
 
@@ -87,15 +86,7 @@ class _Output:
     nbytes: int
 
 
-def _used(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that the text model needs, in the order of the files."""
-    config = checkpoint.config
-    for name, tensor in sorted(checkpoint.tensors.items(), key=lambda item: (item[1].file, item[1].start)):
-        if config.needs(name) and not (config.tie_word_embeddings and name.startswith(f"{config.head}.")):
-            yield name, tensor
-
-
-def _packed(checkpoint: Checkpoint, packing: Packing) -> frozenset[str]:
+def _packed(checkpoint: Checkpoint, tensors: Mapping[str, PlainTensor], packing: Packing) -> frozenset[str]:
     """The modules that are quantised."""
     config = checkpoint.config
     routers = {
@@ -103,13 +94,13 @@ def _packed(checkpoint: Checkpoint, packing: Packing) -> frozenset[str]:
         for layer in config.layers
         if isinstance(layer.feed_forward, ExpertsSpec)
     }
-    found = matrices(config, checkpoint.tensors)
+    found = matrices(config, tensors)
     return frozenset(
         module for module, shape, _ in found if module not in routers and shape[-1] % packing.group_size == 0
     )
 
 
-def _outputs(name: str, tensor: Tensor, packed: frozenset[str], packing: Packing) -> Iterator[_Output]:
+def _outputs(name: str, tensor: PlainTensor, packed: frozenset[str], packing: Packing) -> Iterator[_Output]:
     module, _, part = name.rpartition(".")
     if part != "weight" or module not in packed:
         yield _Output(name=name, dtype=tensor.dtype, shape=tensor.shape, nbytes=tensor.nbytes)
@@ -138,18 +129,12 @@ def _header(outputs: list[_Output]) -> bytes:
 
 
 def _write(
-    checkpoint: Checkpoint, file: BinaryIO, packed: frozenset[str], packing: Packing, progress: Progress | None
+    source: PlainSource, file: BinaryIO, packed: frozenset[str], packing: Packing, progress: Progress | None
 ) -> None:
-    total = sum(prod(tensor.shape) for _, tensor in _used(checkpoint))
-    done, opened = 0, ""
-    arrays: dict[str, mx.array] = {}
-    for name, tensor in _used(checkpoint):
-        if tensor.file != opened:
-            found = mx.load(str(checkpoint.path / tensor.file), format="safetensors")
-            arrays, opened = found if isinstance(found, dict) else {}, tensor.file
-        array = arrays.pop(name, None)
-        if array is None or array.shape != tensor.shape:
-            raise InvalidModel(f"'{checkpoint.name}' was changed while it was being read")
+    total = sum(prod(tensor.shape) for tensor in source.tensors.values())
+    done, arrays = 0, source.arrays()
+    for name, tensor in source.tensors.items():
+        array = next(arrays)
         module, _, part = name.rpartition(".")
         if part == "weight" and module in packed:
             parts = mx.quantize(array, group_size=packing.group_size, bits=packing.bits, mode=packing.mode)
@@ -170,11 +155,10 @@ def _bytes(array: mx.array) -> memoryview:
     return np.ascontiguousarray(blas.view(plain)).reshape(-1).view(np.uint8).data
 
 
-def _write_config(checkpoint: Checkpoint, path: Path, packed: frozenset[str], packing: Packing) -> None:
+def _config(document: Mapping[str, Any], plain: list[str], packing: Packing) -> bytes:
     table: dict[str, Any] = {"group_size": packing.group_size, "bits": packing.bits}
     if packing.mode != "affine":
         table["mode"] = packing.mode
-    plain = [module for module, _, _ in matrices(checkpoint.config, checkpoint.tensors) if module not in packed]
     table |= dict.fromkeys(plain, False)
-    document = read_object(checkpoint.path / "config.json") | {"quantization": table, "quantization_config": table}
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    whole = {**document, "quantization": table, "quantization_config": table}
+    return f"{json.dumps(whole, indent=2)}\n".encode()

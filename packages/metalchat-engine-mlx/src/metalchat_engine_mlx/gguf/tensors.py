@@ -35,6 +35,10 @@ class Parameter:
     fused: bool = False
     less: float = 0.0
 
+    @property
+    def name(self) -> str:
+        return f"{self.module}.{self.part}"
+
 
 def parameters(header: GgufHeader) -> tuple[Parameter, ...]:
     """Every parameter of the model, in the order of the layers, checked for presence, shape and type.

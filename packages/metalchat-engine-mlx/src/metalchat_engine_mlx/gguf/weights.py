@@ -1,6 +1,8 @@
 """The tensors of a GGUF file as MLX arrays, quantised ones without loss in MLX's affine layout where it has them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -48,39 +50,70 @@ def load_weights(
     the file is no longer the one the header was read from.
     """
     todo = parameters(header)
+    weights: dict[str, mx.array] = {}
+    with opened(path, header) as file:
+        for parameter in todo:
+            weights |= read_parameter(parameter, file, header, dtype)
+        factors = rope_factors(file, header)
+    if factors:
+        weights["rope_freqs"] = _array(np.concatenate(factors))
+    for name, rows, like in missing_biases(header):
+        weights[name] = mx.zeros(rows, dtype=weights[like].dtype)
+    return weights
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], header: GgufHeader) -> Iterator[FileIO]:
+    """The file that a header was read from. Raises InvalidModel where it cannot be read, or is another by now."""
     try:
         with Path(path).open("rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size != header.size:
                 raise _changed(header)
-            weights = _read_all(todo, file, header, dtype)
-            _add_rope_factors(weights, file, header)
+            yield file
     except OSError as error:
         raise InvalidModel(f"'{header.file}' cannot be read: {error.strerror}") from error
-    _add_output_biases(weights, header)
-    return weights
 
 
-def _read_all(
-    todo: tuple[Parameter, ...], file: FileIO, header: GgufHeader, dtype: mx.Dtype | None
+def read_parameter(
+    parameter: Parameter, file: FileIO, header: GgufHeader, dtype: mx.Dtype | None
 ) -> dict[str, mx.array]:
-    weights: dict[str, mx.array] = {}
-    for parameter in todo:
-        tensor = parameter.tensor
-        raw = _read(file, tensor, header).reshape(tensor.shape[0], -1)
-        if parameter.fused:
-            raw = _head_order(raw, parameter.heads)
-        elif parameter.heads:
-            raw = _rotary_order(raw, parameter.heads)
-        if tensor.type in AFFINE_BITS:
-            _add_quantised(weights, parameter, raw, dtype)
-        elif tensor.type in EXPANDED:
-            weights[f"{parameter.module}.{parameter.part}"] = _expanded(header, tensor, raw, dtype)
-        else:
-            array = _plain(raw, tensor.type).reshape(tensor.shape)
-            if parameter.less:
-                array = array - parameter.less
-            weights[f"{parameter.module}.{parameter.part}"] = array if dtype is None else array.astype(dtype)
-    return weights
+    """The arrays of one parameter, as `load_weights` has them."""
+    tensor = parameter.tensor
+    raw = _read(file, tensor, header).reshape(tensor.shape[0], -1)
+    if parameter.fused:
+        raw = _head_order(raw, parameter.heads)
+    elif parameter.heads:
+        raw = _rotary_order(raw, parameter.heads)
+    if tensor.type in AFFINE_BITS:
+        return _quantised(parameter, raw, dtype)
+    if tensor.type in EXPANDED:
+        return {parameter.name: _expanded(header, tensor, raw, dtype)}
+    array = _plain(raw, tensor.type).reshape(tensor.shape)
+    if parameter.less:
+        array = array - parameter.less
+    return {parameter.name: array if dtype is None else array.astype(dtype)}
+
+
+def rope_factors(file: FileIO, header: GgufHeader) -> list[NDArray[np.float32]]:
+    """The divisors of each pair's frequency that the file spells out: none, a row, or those of a longrope."""
+    found: list[NDArray[np.float32]] = []
+    for name in (ROPE_FACTORS, *LONG_FACTORS):
+        tensor = header.tensors.get(name)
+        if tensor is not None:
+            found.append(_read(file, tensor, header).view("<f4"))
+            if not np.all((found[-1] >= 1e-6) & (found[-1] <= 1e6)):
+                raise invalid(header, f"the tensor '{name}' has a factor that is not from 1e-06 to 1e+06")
+    return found
+
+
+def missing_biases(header: GgufHeader) -> Iterator[tuple[str, int, str]]:
+    """Output biases that the file leaves out since they are zeros: name, size, and a bias of the same dtype."""
+    known = {parameter.name for parameter in parameters(header)}
+    for layer in model_config(header).layers:
+        output = layer.attention.output
+        name = f"{layer.name}.{output.name}.bias"
+        if output.bias and name not in known:
+            yield name, output.rows, f"{layer.name}.{layer.attention.projections[-1].name}.bias"
 
 
 def _read(file: FileIO, tensor: GgufTensor, header: GgufHeader) -> Bytes:
@@ -119,12 +152,14 @@ def _plain(raw: Bytes, kind: str) -> mx.array:
     return _array(flat.view("<f4" if kind == "F32" else "<f2"))
 
 
-def _add_quantised(weights: dict[str, mx.array], parameter: Parameter, raw: Bytes, dtype: mx.Dtype | None) -> None:
+def _quantised(parameter: Parameter, raw: Bytes, dtype: mx.Dtype | None) -> dict[str, mx.array]:
     tensor = parameter.tensor
     found = affine(_blocks(raw, tensor.type), tensor.type)
+    arrays: dict[str, mx.array] = {}
     for part, values in (("weight", found.quants), ("scales", found.scales), ("biases", found.biases)):
         array = _array(values.reshape(*tensor.shape[:-1], -1))
-        weights[f"{parameter.module}.{part}"] = array if part == "weight" or dtype is None else array.astype(dtype)
+        arrays[f"{parameter.module}.{part}"] = array if part == "weight" or dtype is None else array.astype(dtype)
+    return arrays
 
 
 def _expanded(header: GgufHeader, tensor: GgufTensor, raw: Bytes, dtype: mx.Dtype | None) -> mx.array:
@@ -143,24 +178,3 @@ def _blocks(raw: Bytes, kind: str) -> Bytes:
 def _array(values: Any) -> mx.array:
     """A copy in MLX. (Any: the two libraries declare `__dlpack__` differently.)"""
     return mx.array(values)
-
-
-def _add_rope_factors(weights: dict[str, mx.array], file: FileIO, header: GgufHeader) -> None:
-    found: list[NDArray[np.float32]] = []
-    for name in (ROPE_FACTORS, *LONG_FACTORS):
-        tensor = header.tensors.get(name)
-        if tensor is not None:
-            found.append(_read(file, tensor, header).view("<f4"))
-            if not np.all((found[-1] >= 1e-6) & (found[-1] <= 1e6)):
-                raise invalid(header, f"the tensor '{name}' has a factor that is not from 1e-06 to 1e+06")
-    if found:
-        weights["rope_freqs"] = _array(np.concatenate(found))
-
-
-def _add_output_biases(weights: dict[str, mx.array], header: GgufHeader) -> None:
-    for layer in model_config(header).layers:
-        output = layer.attention.output
-        name = f"{layer.name}.{output.name}.bias"
-        if output.bias and name not in weights:
-            like = weights[f"{layer.name}.{layer.attention.projections[-1].name}.bias"]
-            weights[name] = mx.zeros(output.rows, dtype=like.dtype)

@@ -299,3 +299,11 @@ def test_an_address_that_names_no_model_is_refused_before_anything_is_created(tm
     assert store.lookup("https://huggingface.co/a/b") is None
     with pytest.raises(InvalidRepository, match="expected the address of a dataset"):
         check_address("https://huggingface.co/a/b", kind="dataset", environ={})
+
+
+def test_a_refused_pull_leaves_nothing_on_its_way(pull: Pulling) -> None:
+    repo = pull.hub.state.repos["models", "alice/m"]
+    repo.private, repo.gated = False, "manual"
+    pull.hub.add_token(TOKEN, user="mallory")
+    pull.fails(AccessDenied)
+    assert list((pull.root / "home" / "partial").iterdir()) == []

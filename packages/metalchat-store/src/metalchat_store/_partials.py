@@ -82,6 +82,14 @@ class Partial:
             os.close(self.descriptor)
             self.descriptor = -1
 
+    def leave(self) -> None:
+        """Close the file; the next process gets it, unless nothing has arrived."""
+        empty = os.fstat(self.descriptor).st_size == 0
+        self.close()
+        if empty:
+            with suppress(OSError):
+                self.discard()
+
     def discard(self) -> None:
         """Close the file and delete it with its journal."""
         self.close()

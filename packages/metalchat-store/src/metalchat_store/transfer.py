@@ -190,7 +190,7 @@ class Transfer:
             download.partial.discard()
             raise
         except BaseException:
-            download.partial.close()
+            download.partial.leave()
             raise
 
     def _download(self, file: RemoteFile, partial: Partial | None) -> Download:

@@ -321,12 +321,15 @@ def test_what_cannot_be_taken_in_says_why(cli: Cli, fails: Cli, place: Path) -> 
     (place / "plain" / "x-00001-of-00002.gguf").write_bytes(b"GGUF")
     done = cli("model", "adopt", place / "plain")
     uri = (place / "plain" / "x-00001-of-00002.gguf").as_uri()
-    assert (done.code, done.out) == (0, f"not taken  {uri}  it is one of several parts, which are not joined\n")
+    assert (done.code, done.out) == (8, f"not taken  {uri}  it is one of several parts, which are not joined\n")
+    assert cli("model", "adopt", place / "plain", "--dry-run").code == 0
     (place / "plain" / "y.gguf").write_bytes(b"no model")
     done = cli("model", "adopt", place / "plain")
     assert done.code == 6
     assert "is not a GGUF model" in done.out
     assert "is not a folder" in fails(4, "model", "adopt", place / "nowhere")
+    (place / "empty").mkdir()
+    assert "there is no model in '" in fails(4, "model", "adopt", place / "empty")
 
 
 def test_a_checkout_lets_the_store_know(cli: Cli, id: str, home: Path) -> None:

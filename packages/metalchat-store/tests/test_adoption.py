@@ -324,8 +324,34 @@ def test_named_folders_are_looked_into_whatever_they_are(store: Store, tmp_path:
     assert [adoption.found.tool for adoption in adoptions] == ["huggingface", "ollama", "folder"]
     (single,) = store.adoptable([tmp_path / "hf" / "hub" / "models--org--m"])
     assert single.found == adoptions[0].found
+    (same,) = store.adoptable([tmp_path / "hf" / "hub" / "models--org--m" / "snapshots" / COMMIT])
+    assert same.found == single.found
     with pytest.raises(RepositoryNotFound, match="nowhere' is not a folder"):
         store.adoptable([tmp_path / "nowhere"])
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(RepositoryNotFound, match=r"^there is no model in '.*pickled': looked for "):
+        store.adoptable([tmp_path / "pickled"])
+
+
+def test_the_folder_of_an_older_commit_is_that_commit(store: Store, tmp_path: Path) -> None:
+    hub_cache(tmp_path, tiny_model(seed=2), commit="2" * 40)
+    repository = hub_cache(tmp_path, tiny_model())
+    (done,) = store.adopt(store.adoptable([repository / "snapshots" / ("2" * 40)]))
+    assert done.entry is not None
+    assert (done.entry.commit, done.how) == ("2" * 40, "hard link")
+    weights = (done.entry.path / "model.safetensors").read_bytes()
+    assert weights == tiny_model(seed=2)["model.safetensors"]
+
+
+def test_a_cache_of_another_hub_has_its_addresses(home: Path, user: Path) -> None:
+    hub_cache(user / ".cache" / "huggingface" / "hub", tiny_model())
+    environ = {"HOME": str(user), "HF_ENDPOINT": "https://hub.example.com/"}
+    planned = one(Store(home, environ=environ).adoptable())
+    assert planned.found.repository == "https://hub.example.com/org/m"
+    for text in ("hub example", "https://user:hf_secret@hub.example.com", ""):
+        planned = one(Store(home, environ=environ | {"HF_ENDPOINT": text}).adoptable())
+        assert planned.found.repository == "https://huggingface.co/org/m"
 
 
 def test_S_3_links_out_of_a_plain_folder_are_refused(store: Store, tmp_path: Path) -> None:

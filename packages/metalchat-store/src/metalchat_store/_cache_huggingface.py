@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from metalchat_store._address import AddressError, origin_of
 from metalchat_store._files import read_file
 from metalchat_store.caches import Found, chosen
 from metalchat_store.errors import IntegrityError
@@ -38,6 +39,14 @@ def places(environ: Mapping[str, str]) -> Iterator[Path]:
         yield Path(environ["HOME"]) / ".cache" / "huggingface" / "hub"
 
 
+def hub(environ: Mapping[str, str]) -> str:
+    """The hub that a cache is of, which does not say so itself. An `HF_ENDPOINT` that is no address is passed over."""
+    try:
+        return origin_of(environ.get("HF_ENDPOINT") or HUB).url
+    except AddressError:
+        return HUB
+
+
 def is_cache(folder: Path) -> bool:
     """Whether a folder holds repositories of models."""
     with suppress(OSError), os.scandir(folder) as found:
@@ -45,19 +54,36 @@ def is_cache(folder: Path) -> bool:
     return False
 
 
-def models(cache: Path) -> Iterator[Found]:
-    """The models of a cache, by name."""
+def models(cache: Path, hub: str) -> Iterator[Found]:
+    """The models of a cache of `hub`, by name."""
     for name in sorted(os.listdir(cache)):  # noqa: PTH208 - names alone
         if name.startswith(_PREFIX) and (cache / name).is_dir() and not (cache / name).is_symlink():
-            yield from repository_models(cache / name)
+            yield from repository_models(cache / name, hub)
 
 
-def repository_models(folder: Path) -> Iterator[Found]:
-    """What one repository has at its default revision, else at the one that was fetched last: one model, or one for
-    every GGUF file."""
+def named_models(folder: Path, hub: str) -> Iterator[Found] | None:
+    """The models of a folder of one repository, or of one commit; None if it is neither."""
+    if folder.name.startswith(_PREFIX) and (folder / "snapshots").is_dir():
+        return repository_models(folder, hub)
+    repository = folder.parent.parent
+    if (
+        _COMMIT.fullmatch(folder.name)
+        and folder.parent.name == "snapshots"
+        and repository.name.startswith(_PREFIX)
+        and (repository / "blobs").is_dir()
+    ):
+        return repository_models(repository, hub, folder.name)
+    return None
+
+
+def repository_models(folder: Path, hub: str, commit: str | None = None) -> Iterator[Found]:
+    """What one repository has at a commit, at its default revision, or at the one that was fetched last.
+
+    One model, or one for every GGUF file.
+    """
     name = folder.name.removeprefix(_PREFIX).replace("--", "/")
-    found = Found(tool="huggingface", repository=f"{HUB}/{name}", place=folder)
-    commit = _commit(folder)
+    found = Found(tool="huggingface", repository=f"{hub}/{name}", place=folder)
+    commit = commit or _commit(folder)
     if commit is None:
         yield Found(tool="huggingface", repository=found.repository, place=folder, reason="it has no whole revision")
         return

@@ -23,7 +23,7 @@ class Adopting(Base):
         """The models in these folders, or in the caches of Hugging Face libraries, Ollama and LM Studio.
 
         Each with how it would be taken in and what that saves, or why it cannot be. Nothing of another tool is
-        touched. Raises `RepositoryNotFound` for a folder that does not exist.
+        touched. Raises `RepositoryNotFound` for a folder that does not exist, or has no model.
         """
         from metalchat_store.adoption import Adoption, Sharing
         from metalchat_store.caches import discover, look_into
@@ -34,7 +34,12 @@ class Adopting(Base):
             for folder in folders:
                 if not folder.is_dir():
                     raise RepositoryNotFound(f"'{folder}' is not a folder")
-                found += look_into(folder.resolve())
+                inside = list(look_into(folder.resolve(), self._environ))
+                if not inside:
+                    raise RepositoryNotFound(
+                        f"there is no model in '{folder}': looked for *.gguf, and for config.json with *.safetensors"
+                    )
+                found += inside
             if not folders:
                 found += discover(self._environ)
             sharing = Sharing(self._layout)

@@ -39,22 +39,24 @@ def discover(environ: Mapping[str, str]) -> Iterator[Found]:
     from metalchat_store import _cache_folder, _cache_huggingface, _cache_ollama
 
     for cache in _distinct(_cache_huggingface.places(environ)):
-        yield from _cache_huggingface.models(cache)
+        yield from _cache_huggingface.models(cache, _cache_huggingface.hub(environ))
     for cache in _distinct(_cache_ollama.places(environ)):
         yield from _cache_ollama.models(cache)
     for cache in _distinct(_cache_folder.places(environ)):
         yield from _cache_folder.models(cache, "lmstudio")
 
 
-def look_into(folder: Path) -> Iterator[Found]:
+def look_into(folder: Path, environ: Mapping[str, str]) -> Iterator[Found]:
     """Every model in one folder: a cache of one of these tools, or models in the folder and below it."""
     from metalchat_store import _cache_folder, _cache_huggingface, _cache_ollama
 
+    hub = _cache_huggingface.hub(environ)
     for inner in (folder, folder / "hub"):
         if _cache_huggingface.is_cache(inner):
-            return _cache_huggingface.models(inner)
-    if folder.name.startswith("models--") and (folder / "snapshots").is_dir():
-        return _cache_huggingface.repository_models(folder)
+            return _cache_huggingface.models(inner, hub)
+    named = _cache_huggingface.named_models(folder, hub)
+    if named is not None:
+        return named
     for inner in (folder, folder / "models"):
         if _cache_ollama.is_cache(inner):
             return _cache_ollama.models(inner)

@@ -16,8 +16,8 @@ class Usage:
     """Bytes on the disk, each counted once, at the first of these places that has it.
 
     `blobs`: content. `entries`: what model folders have beside it. `partials`: what is on its way. `quarantine`:
-    damaged content. `cache`: what engines keep between runs. `datasets` and `spaces`: what these have that no model has.
-    `other`: everything else below the home.
+    damaged content. `cache`: what engines keep between runs. `datasets` and `spaces`: what these have that no model
+    has. `other`: everything else below the home.
     `models` is what all models together would take without sharing; `shared` of it is saved, since models share
     content with each other. `elsewhere` bytes of `blobs` have another name outside of the store and stay on the disk
     if they are deleted here. `reclaimable` is what `gc` would free now.

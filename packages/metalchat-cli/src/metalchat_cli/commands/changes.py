@@ -121,6 +121,8 @@ def adopt(*directories: Path, dry_run: bool = False, copy: bool = False, json: b
     json
         Print JSON.
     """
+    from metalchat_store import Refused
+
     kept = store()
     found = kept.adoptable(directories)
     done = found
@@ -143,6 +145,8 @@ def adopt(*directories: Path, dry_run: bool = False, copy: bool = False, json: b
         for before, after in zip(found, done, strict=True)
         if before.error is None and after.error is not None
     ]
+    if directories and not dry_run and not any(each.entry for each in done):
+        return (failed[0] if failed else Refused).exit_code
     return failed[0].exit_code if failed else 0
 
 

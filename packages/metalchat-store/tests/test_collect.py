@@ -288,19 +288,27 @@ def test_a_collection_of_nothing_does_nothing(store: Store) -> None:
     assert store.usage().total == 0
 
 
-def test_the_use_of_a_model_is_noted_once_an_hour(store: Store, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_grace_only_what_was_used_within_the_minute_stays(store: Store, entry: Entry, clock: Clock) -> None:
+    store.path(entry.id)
+    assert store.gc(max_size=0, grace=0).models == ()
+    clock.ahead = 120
+    assert store.gc(max_size=0, grace=HOUR).models == ()
+    assert store.gc(max_size=0, grace=0).models == (entry,)
+
+
+def test_the_use_of_a_model_is_noted_once_a_minute(store: Store, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     store.path(entry.id)
     note = store.home / "used" / entry.id
-    os.utime(note, (time.time() - 1800, time.time() - 1800))
+    os.utime(note, (time.time() - 30, time.time() - 30))
     before = note.stat().st_mtime
     changes: list[str] = []
     monkeypatch.setattr(os, "utime", lambda *_args, **_options: changes.append("utime"))
     store.path(entry.id)
     assert (note.stat().st_mtime, changes) == (before, [])
     monkeypatch.undo()
-    os.utime(note, (time.time() - 3700, time.time() - 3700))
+    os.utime(note, (time.time() - 70, time.time() - 70))
     store.path(entry.id)
-    assert time.time() - note.stat().st_mtime < 60
+    assert time.time() - note.stat().st_mtime < 30
 
 
 def test_a_disk_that_cannot_be_written_to_opens_models_all_the_same(

@@ -1,4 +1,4 @@
-"""When a model was last used: the time of one empty file, moved at most once an hour."""
+"""When a model was last used: the time of one empty file, moved at most once a minute."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from contextlib import suppress
 from metalchat_store._files import create, make_folder
 from metalchat_store._layout import Layout
 
-EVERY = 3600.0
+EVERY = 60.0
 """Seconds for which a use may go without a note."""
 
 

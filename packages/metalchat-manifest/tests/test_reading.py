@@ -195,7 +195,7 @@ def test_both_ends_of_a_range_are_inside(key):
         ("[model]\n", "line 1: 'model.repository' is missing"),
         (
             "[model]\nrepository='h'\narchitecture='a'\npartitioning='b'\nvariant='c'\n",
-            "line 2: 'model.repository' is not valid: this is not the address of a model's repository: it has no sch",
+            "line 2: 'model.repository' is not valid: this is not the address of a repository: it has no sch",
         ),
         (
             "[model]\nrepository='https://h'\narchitecture='a'\npartitioning='b c'\nvariant='c'\n",

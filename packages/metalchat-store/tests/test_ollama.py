@@ -20,13 +20,13 @@ def gguf(size: int) -> bytes:
     return b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry + bytes(size)
 
 
-def pulled_by_ollama(cache: Path, content: bytes) -> Path:
+def pulled_by_ollama(cache: Path, content: bytes, *, tag: str = "1b") -> Path:
     """What `ollama pull tiny:1b` leaves; the file with the weights."""
     (cache / "blobs").mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(content).hexdigest()
     blob = cache / "blobs" / f"sha256-{digest}"
     blob.write_bytes(content)
-    manifest = cache / "manifests" / "registry.ollama.ai" / "library" / "tiny" / "1b"
+    manifest = cache / "manifests" / "registry.ollama.ai" / "library" / "tiny" / tag
     manifest.parent.mkdir(parents=True, exist_ok=True)
     layer = {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}", "size": len(content)}
     manifest.write_text(json.dumps({"layers": [layer]}))
@@ -66,6 +66,16 @@ class TestOllamaRemote(RemoteContract):
         return "ollama:other:latest"
 
 
+def test_a_name_without_a_tag_is_the_latest(store: Store, cache: Path) -> None:
+    pulled_by_ollama(cache, gguf(100), tag="latest")
+    entry = store.pull("ollama:tiny").entry
+    assert entry.spec is not None
+    assert entry.spec.repository == "ollama:tiny:latest"
+    assert store.lookup("ollama:tiny") == store.lookup("ollama:tiny:latest") == entry
+    with pytest.raises(RepositoryNotFound, match="no model 'space/tiny:latest' on this computer"):
+        store.pull("ollama:space/tiny")
+
+
 def test_an_adopted_model_follows_what_ollama_pulls(store: Store, cache: Path) -> None:
     pulled_by_ollama(cache, gguf(100))
     (adopted,) = store.adopt(store.adoptable())
@@ -90,7 +100,7 @@ def test_a_model_of_ollama_is_pulled_by_its_name(store: Store, cache: Path) -> N
     assert store.restore(lock).entry.id == pulled.entry.id
     with pytest.raises(RepositoryNotFound, match=r"no other revision of it: pull it without one$"):
         store.pull(URL, revision="main")
-    with pytest.raises(RepositoryNotFound, match=r"has no model 'tiny' on this computer \(ollama:tiny:1b\)"):
+    with pytest.raises(RepositoryNotFound, match=r"has no model 'tiny:latest' on this computer \(ollama:tiny:1b\)"):
         store.pull("ollama:tiny")
 
 

@@ -112,4 +112,4 @@ def _without_dots(path: str) -> str:
 
 
 def _invalid(why: str) -> InvalidRepository:
-    return InvalidRepository(f"this is not the address of a model's repository: {why}")
+    return InvalidRepository(f"this is not the address of a repository: {why}")

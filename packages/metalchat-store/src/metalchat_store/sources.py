@@ -54,11 +54,13 @@ def parse_source(repository: str) -> Source:
             if _VERSION.fullmatch(version) is None:
                 raise InvalidRepository("after 'pypi:NAME==' stands the version of a distribution")
             repository = f"{scheme}:{name}{question}{query}"
+    elif scheme.lower() == "ollama" and rest and ":" not in rest.rpartition("/")[2]:
+        repository = f"{repository}:latest"  # what Ollama itself takes a name without a tag for
     normalised = normalise(repository)
     try:
         address, gguf = split_file(normalised)
     except ValueError as error:
-        raise InvalidRepository("this is not the address of a model's repository: it is malformed") from error
+        raise InvalidRepository("this is not the address of a repository: it is malformed") from error
     return Source(repository=normalised, address=address, gguf=gguf, version=version)
 
 

@@ -162,7 +162,7 @@ def _link(release: Release, environ: Mapping[str, str]) -> tuple[str, Origin]:
     if not link:
         raise AccessDenied(
             f"'{release.name}' needs the link that Meta mails for it (ask at {ASK}): "
-            f"give it at the prompt, with --url-stdin, or in {LINK}"
+            f"set {LINK} to it, or give it to 'metalchat model pull', at its prompt or with --url-stdin"
         )
     try:
         origin = origin_of(link)

@@ -16,7 +16,10 @@ Fails = Callable[..., str]
 
 
 class Paced(EchoEngine):
-    """Takes as many seconds for a token as its settings say: `off` without any that guesses ahead."""
+    """Takes as many seconds for a token as its settings say: `off` without any that guesses ahead.
+
+    Other lengths than 8 tokens of look-up, or 4 of a draft, take one or two seconds more.
+    """
 
     def __init__(self, *, off: int = 10, lookup: int = 5, draft: int = 8) -> None:
         self.paces = {"lookup": lookup, "draft": draft}
@@ -31,6 +34,8 @@ class Paced(EchoEngine):
     def load(self, source: ModelSource, settings: EngineSettings) -> EchoModel:
         self.loads.append(dict(settings.extra))
         self.pace = next((self.paces[key] for key in self.paces if key in settings.extra), self.off)
+        self.pace += {4: 1, 16: 2}.get(settings.extra.get("lookup", 0), 0)
+        self.pace += {2: 1, 8: 2}.get(settings.extra.get("draft_tokens", 0), 0)
         return super().load(source, EngineSettings(context_length=settings.context_length))
 
 
@@ -94,17 +99,21 @@ def test_what_is_faster_is_written_with_its_evidence_and_nothing_else_changes(
     assert rows == [
         "off  free  0.1 ±0.0 tokens/s  1.00x",
         "off  repeating  0.1 ±0.0 tokens/s  1.00x",
-        "lookup  free  0.2 ±0.0 tokens/s  2.00x",
-        "lookup  repeating  0.2 ±0.0 tokens/s  2.00x",
+        "lookup 8  free  0.2 ±0.0 tokens/s  2.00x",
+        "lookup 8  repeating  0.2 ±0.0 tokens/s  2.00x",
+        "lookup 4  free  0.2 ±0.0 tokens/s  1.67x  given up",
+        "lookup 4  repeating  0.2 ±0.0 tokens/s  1.67x  given up",
+        "lookup 16  free  0.1 ±0.0 tokens/s  1.43x  given up",
+        "lookup 16  repeating  0.1 ±0.0 tokens/s  1.43x  given up",
     ]
-    assert verdict == f"lookup is 2.00 times as fast; written to {manifest}"
-    assert [load.get("lookup") for load in engine.loads] == [8, None, None, 8]
+    assert verdict == f"lookup 8 is 2.00 times as fast; written to {manifest}"
+    assert [load.get("lookup") for load in engine.loads] == [16, 4, 8, None, None, 8]
     after = manifest.read_bytes()
     assert after.startswith(before)
     added = tomllib.loads(after.decode())
     assert added["engine"] == {"lookup": 8}
     evidence = added["calibration"]
-    assert (evidence["chosen"], evidence["gain"], evidence["runs"], evidence["tokens"]) == ("lookup", 2.0, 2, 16)
+    assert (evidence["chosen"], evidence["gain"], evidence["runs"], evidence["tokens"]) == ("lookup 8", 2.0, 2, 16)
     assert (evidence["free_before"], evidence["free_after"]) == (0.09, 0.18)
     assert evidence["engine"] == "test-engine 1.0"
     assert evidence["machine"].endswith("cores")
@@ -131,31 +140,32 @@ def test_a_dry_run_writes_nothing_and_json_says_everything(cli: Cli, engine: Pac
     before = manifest.read_bytes()
     found = json.loads(cli("engine", "calibrate", "--runs", "1", "--tokens", "16", "--dry-run", "--json").out)
     assert manifest.read_bytes() == before
-    assert (found["winner"], found["settings"], found["written"]) == ("lookup", {"lookup": 8}, False)
-    assert [candidate["name"] for candidate in found["candidates"]] == ["off", "lookup"]
-    assert [candidate["pays"] for candidate in found["candidates"]] == [False, True]
+    assert (found["winner"], found["settings"], found["written"]) == ("lookup 8", {"lookup": 8}, False)
+    assert [candidate["name"] for candidate in found["candidates"]] == ["off", "lookup 8", "lookup 4", "lookup 16"]
+    assert [candidate["pays"] for candidate in found["candidates"]] == [False, True, True, True]
     assert found["candidates"][1]["tokens_per_second"]["free"] == {
         "mean": pytest.approx(1 / 6, rel=0.1),
         "deviation": 0,
     }
     text = cli("engine", "calibrate", "--runs", "1", "--tokens", "16", "--dry-run").out
-    assert text.splitlines()[-1] == "lookup is 2.00 times as fast; nothing is written"
+    assert text.splitlines()[-1] == "lookup 8 is 2.00 times as fast; nothing is written"
 
 
 def test_a_draft_of_the_store_is_measured_and_named_by_its_id(
     cli: Cli, engine: Paced, manifest: Path, home: Path, make_folder: Callable[..., Path]
 ) -> None:
     small = cli("model", "pull", make_folder("Draft", seed=2).as_uri()).out.split()[-1]
-    engine.paces = {"lookup": 11, "draft": 4}
+    engine.paces = {"lookup": 12, "draft": 4}
     done = cli("engine", "calibrate", "--draft", "Draft", "--runs", "1", "--tokens", "16")
     assert done.code == 0, done.err
     path = str(home / "models" / small)
-    assert engine.loads == [{"draft": path, "draft_tokens": 4}, {"lookup": 8}, {}]
+    drafts = [{"draft": path, "draft_tokens": count} for count in (8, 2, 4)]
+    assert engine.loads == [*drafts, {"lookup": 16}, {"lookup": 4}, {"lookup": 8}, {}]
     assert tomllib.loads(manifest.read_text())["engine"] == {"draft": small, "draft_tokens": 4}
     assert cli("prompt", "-c", "word").code == 0
     assert engine.loads[-1] == {"draft": path, "draft_tokens": 4}
     # The next calibration begins without it.
-    engine.paces = {"lookup": 5, "draft": 4}
+    engine.paces = {"lookup": 5, "draft": 4}  # but that is not asked for
     assert cli("engine", "calibrate", "--runs", "1", "--tokens", "16").code == 0
     assert tomllib.loads(manifest.read_text())["engine"] == {"lookup": 8}
     assert engine.loads[-2:] == [{"lookup": 8}, {}]

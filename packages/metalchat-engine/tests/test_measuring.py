@@ -148,15 +148,42 @@ def test_candidates_take_turns_and_the_fastest_of_those_that_pay_wins(messages: 
     paces = {"off": 4, "fast": 2, "slow": 5}
     candidates = {name: EngineSettings(prefill_chunk=pace) for name, pace in paces.items()}
     found = list(calibrate(engine, source, candidates, runs=2, tokens=20))
-    assert [trial.candidate for trial in found[::2]] == ["slow", "fast", "off", "off", "fast", "slow"]
+    assert [trial.candidate for trial in found[::2]] == ["slow", "fast", "off", "off", "fast"]
     assert {trial.completion_tokens for trial in found} == {12, 20}  # the shorter prompt has no more words
     off, fast, slow = standings(found, paces)
     assert (off.gain, off.pays) == (1.0, False)
     assert fast.gain == pytest.approx(2, rel=0.01)
     assert slow.gain == pytest.approx(0.8, rel=0.01)
-    assert (fast.agreed, fast.answers) == (4, 4)
+    assert (fast.agreed, fast.answers, fast.given_up) == (4, 4, False)
+    assert (slow.agreed, slow.answers, slow.given_up) == (2, 2, True)
     assert winner([off, fast, slow]) is fast
     assert winner([off, slow]) is None
+
+
+@pytest.mark.parametrize(
+    ("paces", "tried"),
+    [
+        ({"off": 10, "a": 5.0, "b": 5.2}, ["b", "a", "off", "off", "a", "b"]),
+        ({"off": 10, "a": 5.0, "b": 6.0}, ["b", "a", "off", "off", "a"]),
+        ({"off": 10, "a": 10.4, "b": 11.5}, ["b", "a", "off", "off", "a"]),
+    ],
+    ids=["near", "behind another", "behind the first"],
+)
+def test_what_is_clearly_worse_is_given_up_early(
+    paces: dict[str, float], tried: list[str], source: ModelSource
+) -> None:
+    engine = _Paced(Capabilities(seed=True))
+    candidates = {name: EngineSettings(prefill_chunk=round(100 * pace)) for name, pace in paces.items()}
+    found = list(calibrate(engine, source, candidates, runs=2, tokens=20))
+    assert [trial.candidate for trial in found[::2]] == tried
+
+
+def test_what_was_given_up_never_wins() -> None:
+    found = [*rates("off", 10, 10), *rates("a", 20, 20), *rates("b", 15, 15), *rates("off", 10, 10), *rates("a", 9, 9)]
+    _, _, given_up = standings(found, ["off", "a", "b"])
+    assert given_up.gain > 1.1
+    assert given_up.given_up
+    assert not given_up.pays
 
 
 def trial(candidate: str, prompt: str, rate: float, text: str = "same") -> Trial:

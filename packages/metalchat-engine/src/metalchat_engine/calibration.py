@@ -13,6 +13,8 @@ LEAST_GAIN = 1.1
 """How many times as fast settings must be, over all prompts, to be worth having."""
 LEAST_EACH = 0.95
 """And how slow they may be, on any single one."""
+_HOPELESS = 0.9
+"""What is as slow on a single prompt, in its runs so far, is tried no more."""
 _WARM = 4
 
 _NOTICE = (
@@ -44,7 +46,8 @@ class Trial:
 class Standing:
     """How a candidate did. `rates` are tokens a second by prompt; `gains` the ratios of their means to the first
     candidate's, and `ahead` the prompts on which its slowest run was faster than that one's fastest. `agreed` is how
-    many of its answers were those of the first candidate, of `answers`."""
+    many of its answers were those of the first candidate, of `answers`. It was `given_up` where it was clearly worse
+    than another, and so had fewer runs."""
 
     candidate: str
     rates: Mapping[str, Spread]
@@ -52,6 +55,7 @@ class Standing:
     ahead: tuple[str, ...]
     answers: int
     agreed: int
+    given_up: bool = False
 
     @property
     def gain(self) -> float:
@@ -61,7 +65,7 @@ class Standing:
     @property
     def pays(self) -> bool:
         each = all(gain >= LEAST_EACH for gain in self.gains.values())
-        return self.gain >= LEAST_GAIN and each and bool(self.ahead)
+        return self.gain >= LEAST_GAIN and each and bool(self.ahead) and not self.given_up
 
 
 def calibrate(
@@ -75,10 +79,15 @@ def calibrate(
 ) -> Iterator[Trial]:
     """`runs` times, every prompt with every candidate: from the last to the first, and the next time forwards.
 
-    The model is loaded anew for each, and is warm. Raises what the engine raises for settings that it does not have.
+    A candidate is given up after a turn in which it is clearly worse: another is a tenth faster on every prompt, or the
+    first one on any. The model is loaded anew for each, and is warm. Raises what the engine raises for settings that it
+    does not have.
     """
+    found: list[Trial] = []
+    left = list(candidates)
     for turn in range(runs):
-        for name, settings in list(candidates.items())[:: 1 if turn % 2 else -1]:
+        for name in left[:: 1 if turn % 2 else -1]:
+            settings = candidates[name]
             with engine.load(source, settings) as model:
                 for prompt, text in prompts.items():
                     chat = model.info.capabilities.messages
@@ -92,15 +101,20 @@ def calibrate(
                     measure(model, [replace(request, max_tokens=_WARM)])
                     run = measure(model, [request])
                     usage = run.answers[0].finish.usage
-                    yield Trial(
-                        candidate=name,
-                        prompt=prompt,
-                        rate=run.decode_rate or 0.0,
-                        text=run.answers[0].text,
-                        completion_tokens=usage.completion_tokens,
-                        proposed_tokens=usage.proposed_tokens,
-                        accepted_tokens=usage.accepted_tokens,
+                    found.append(
+                        Trial(
+                            candidate=name,
+                            prompt=prompt,
+                            rate=run.decode_rate or 0.0,
+                            text=run.answers[0].text,
+                            completion_tokens=usage.completion_tokens,
+                            proposed_tokens=usage.proposed_tokens,
+                            accepted_tokens=usage.accepted_tokens,
+                        )
                     )
+                    yield found[-1]
+        now = standings(found, left)
+        left = [one.candidate for one in now if one is now[0] or not _is_hopeless(one, now)]
 
 
 def standings(found: Sequence[Trial], candidates: Iterable[str]) -> tuple[Standing, ...]:
@@ -127,10 +141,19 @@ def standings(found: Sequence[Trial], candidates: Iterable[str]) -> tuple[Standi
                 gains={prompt: rates[prompt].mean / Spread.of(base[prompt]).mean for prompt in prompts},
                 ahead=tuple(prompt for prompt in prompts if min(runs[prompt]) > max(base[prompt])),
                 answers=len(own),
+                given_up=len(own) < sum(trial.candidate == names[0] for trial in found),
                 agreed=sum(trial.text == said[trial.prompt] for trial in own),
             )
         )
     return tuple(made)
+
+
+def _is_hopeless(one: Standing, others: Sequence[Standing]) -> bool:
+    if any(gain < _HOPELESS for gain in one.gains.values()):
+        return True
+    return bool(one.gains) and any(
+        all(other.gains[prompt] >= LEAST_GAIN * gain for prompt, gain in one.gains.items()) for other in others
+    )
 
 
 def winner(found: Sequence[Standing]) -> Standing | None:

@@ -13,7 +13,8 @@ from metalchat_cli.commands.engine import at_least, progressing, spread_record, 
 if TYPE_CHECKING:
     from metalchat_engine import EngineSettings, Standing, Trial
 
-LOOKUP, DRAFT_TOKENS = 8, 4
+# What is tried; of equals, the first wins.
+LOOKUPS, DRAFT_TOKENS = (8, 4, 16), (4, 2, 8)
 KEYS = ("lookup", "draft", "draft_tokens")
 OFF = "off"
 
@@ -31,7 +32,8 @@ def calibrate(
 ) -> None:
     """Measure decoding as it is, with look-up, and with a draft; the fastest is written into the model's manifest.
 
-    The answers are the same with each. Nothing is written unless the gain is a tenth over all prompts, and no noise,
+    Several lengths of what is guessed are tried, and given up where they are clearly worse. The answers are the same
+    with each. Nothing is written unless the gain is a tenth over all prompts, and no noise,
     and no prompt is a twentieth slower; what an earlier calibration wrote is then removed.
 
     Parameters
@@ -58,9 +60,10 @@ def calibrate(
     times, length = at_least("--runs", runs, 3), at_least("--tokens", tokens, 96, 16)
     resolved = session.settings(session.Choices(model=model, engine=engine))
     found, source, base = session.engine_for(resolved)
-    choices: dict[str, dict[str, Any]] = {OFF: {}, "lookup": {"lookup": LOOKUP}}
+    choices: dict[str, dict[str, Any]] = {OFF: {}} | {f"lookup {count}": {"lookup": count} for count in LOOKUPS}
     if draft is not None:
-        choices["draft"] = {"draft": home.whole(draft).id, "draft_tokens": DRAFT_TOKENS}
+        guesser = home.whole(draft).id
+        choices |= {f"draft {count}": {"draft": guesser, "draft_tokens": count} for count in DRAFT_TOKENS}
     candidates = {name: _with(base, keys) for name, keys in choices.items()}
     trials: list[Trial] = []
     with progressing(times * len(candidates) * len(PROMPTS)) as step:
@@ -90,7 +93,11 @@ def calibrate(
     for standing in table:
         for prompt, spread in standing.rates.items():
             terminal.row(
-                standing.candidate, prompt, f"{spread_text(spread)} tokens/s", f"{standing.gains[prompt]:.2f}x"
+                standing.candidate,
+                prompt,
+                f"{spread_text(spread)} tokens/s",
+                f"{standing.gains[prompt]:.2f}x",
+                *(["given up"] if standing.given_up else []),
             )
         if standing.agreed < standing.answers:
             terminal.row(
@@ -152,6 +159,7 @@ def _record(standing: "Standing", keys: Mapping[str, Any], trials: "Sequence[Tri
         "gains": dict(standing.gains),
         "gain": standing.gain,
         "pays": standing.pays,
+        "given_up": standing.given_up,
         "answers": standing.answers,
         "agreed": standing.agreed,
         "proposed_tokens": sum(trial.proposed_tokens for trial in own),

@@ -165,7 +165,7 @@ def test_candidates_take_turns_and_the_fastest_of_those_that_pay_wins(messages: 
     [
         ({"off": 10, "a": 5.0, "b": 5.2}, ["b", "a", "off", "off", "a", "b"]),
         ({"off": 10, "a": 5.0, "b": 6.0}, ["b", "a", "off", "off", "a"]),
-        ({"off": 10, "a": 10.4, "b": 11.5}, ["b", "a", "off", "off", "a"]),
+        ({"off": 10, "a": 10.6, "b": 13}, ["b", "a", "off", "off", "a"]),
     ],
     ids=["near", "behind another", "behind the first"],
 )

@@ -13,7 +13,7 @@ LEAST_GAIN = 1.1
 """How many times as fast settings must be, over all prompts, to be worth having."""
 LEAST_EACH = 0.95
 """And how slow they may be, on any single one."""
-_HOPELESS = 0.9
+_HOPELESS = 0.8
 """What is as slow on a single prompt, in its runs so far, is tried no more."""
 _WARM = 4
 

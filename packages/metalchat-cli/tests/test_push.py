@@ -199,6 +199,14 @@ def test_datasets_and_spaces_are_kept_like_models(cli: Cli, hub: FakeHub, home: 
     done = cli(kind, "verify", "d")
     assert (done.code, done.out.splitlines()[-1]) == (6, f"{id}  damaged")
     assert cli(kind, "path", "d").code == 6
+    (record,) = json.loads(cli(kind, "verify", "--all", "--json").out)
+    assert (record["id"], record["ok"]) == (id, False)
+    assert [file["path"] for file in record["files"] if not file["ok"]] == ["data/b.csv"]
+    done = cli(kind, "verify", "d", "--repair")
+    assert (done.code, done.out) == (0, f"{id[:7]}  data/b.csv  repaired\n{id}  ok\n")
+    (record,) = json.loads(cli(kind, "verify", "d", "--repair", "--json").out)
+    assert (record["ok"], record["repaired"]) == (True, [])
+    damaged.unlink()
     assert cli(kind, "pull", where).code == 0
     assert cli(kind, "verify", "d").code == 0
     assert cli(kind, "remove", id[:8]).code == 0
@@ -220,6 +228,7 @@ def test_parts_of_a_model_need_a_directory(cli: Cli, hub: FakeHub, fails: Callab
     where = address(hub, "model", "alice/m")
     assert "add --to DIRECTORY" in fails(2, "model", "pull", where, "--file", "config.json")
     assert "add --to DIRECTORY" in fails(2, "model", "pull", where, "--force")
+    assert "leave it out, or --to" in fails(2, "model", "pull", where, "--update", "--to", "m")
     assert cli("model", "pull", where, "--to", "m", "--file", "config.json").code == 0
     assert [path.name for path in (place / "work" / "m").iterdir()] == ["config.json"]
     (place / "work" / "m" / "config.json").write_bytes(b"mine")

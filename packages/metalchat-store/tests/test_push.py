@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from metalchat_store import (
@@ -16,7 +15,6 @@ from metalchat_store import (
     PushConflict,
     Pushed,
     PushPlan,
-    Refused,
     RepositoryNotFound,
     plan_push,
     push,
@@ -201,26 +199,6 @@ def test_a_repository_is_created_when_that_is_asked_for(
     assert hub.contents("alice/new", kind=f"{kind}s").items() >= FILES.items()
     assert result.url == f"{hub.url}/{page}alice/new/commit/{result.commit}"
     assert send(hub, folder, address, kind=kind, create=True, sdk=sdk).already
-
-
-@pytest.mark.parametrize("way", [push, plan_push])
-def test_what_is_to_be_private_is_not_pushed_to_where_everybody_sees_it(hub: FakeHub, folder: Path, way: Any) -> None:
-    options: dict[str, Any] = {"authorize": as_writer, "environ": {}, "create": True, "private": True}
-    with pytest.raises(Refused, match=r"'alice/m' at localhost:.* everybody sees it: leave out --private"):
-        way(folder, f"{hub.url}/alice/m", **options)
-    assert (sent(hub), commits(hub)) == (0, [])
-    hub.state.repos["models", "alice/m"].private = True
-    way(folder, f"{hub.url}/alice/m", **options)
-
-
-def test_a_repository_that_somebody_makes_meanwhile_is_not_taken_for_a_private_one(hub: FakeHub, folder: Path) -> None:
-    class Meanwhile(Listener):
-        def plan(self, plan: PushPlan) -> None:
-            hub.add_repo("alice/new", files={"x": b"x"})
-
-    with pytest.raises(Refused, match="everybody sees it"):
-        send(hub, folder, "alice/new", create=True, private=True, progress=Meanwhile())
-    assert hub.contents("alice/new") == {"x": b"x"}
 
 
 def test_a_plan_for_a_repository_that_is_not_there_says_so(hub: FakeHub, folder: Path) -> None:

@@ -246,5 +246,5 @@ def test_a_folder_repairs_what_it_still_has(tmp_path: Path, make_store: Make) ->
     assert store.repair(entry.id).verification.ok
     (folder / "model.safetensors").write_bytes(bytes(200_000))
     if not store.verify(entry.id).ok:  # a hard link; a clone does not change
-        with pytest.raises(IntegrityError, match="Pull the model again"):
+        with pytest.raises(IntegrityError, match="Pull it again"):
             store.repair(entry.id)

@@ -199,6 +199,34 @@ def test_damaged_ones_can_be_removed(home: Path, pulled: KeptNow, damage: Callab
     assert blobs(home) == 0
 
 
+def test_a_repair_brings_what_is_damaged_of_the_commit_that_was_pulled(hub: FakeHub, home: Path) -> None:
+    store = kept_in(home)
+    pulled = store.pull(f"{hub.url}/datasets/alice/d").kept
+    hub.commit("alice/d", FILES | {"README.md": b"new"}, kind="datasets")
+    for name in ("data/train.csv", "data/test.csv"):
+        path = pulled.path / name
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    hub.requests.clear()
+    done = store.repair("alice/d")
+    assert done.verification.ok
+    assert done.verification.kept == pulled
+    assert (set(done.files), done.fetched_bytes) == ({"data/train.csv", "data/test.csv"}, 12_000)
+    assert done.quarantined == 12_000
+    assert tree(store.path("alice/d")) == FILES
+    assert sum(request.sent for request in hub.of("cdn")) == 12_000
+    again = store.repair("alice/d")
+    assert (again.verification.ok, again.files, again.fetched_bytes) == (True, (), 0)
+    (pulled.path / "README.md").unlink()
+    hub.requests.clear()
+    assert store.repair("alice/d").files == ("README.md",)
+    assert hub.requests == []
+    (pulled.path / "metalchat.toml").chmod(0o600)
+    (pulled.path / "metalchat.toml").write_text("")
+    with pytest.raises(Corrupted, match=f"^dataset '{pulled.id}' has no record of what was pulled. Pull it again$"):
+        store.repair(pulled.id)
+
+
 def test_a_pull_that_fails_leaves_nothing_half(home: Path) -> None:
     from metalchat_store.testing.memory import Fault
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UntrustedData,
     )
     from metalchat_store.filters import Filter
+    from metalchat_store.kept import Kept, KeptNow, KeptRepaired, KeptVerification
     from metalchat_store.lockfile import Lock, LockedFile
     from metalchat_store.names import check_name, check_names, local_path
     from metalchat_store.push_types import PlannedFile, Pushed, PushPlan, PushProgress
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
         Unpacks,
     )
     from metalchat_store.repair import Repaired
-    from metalchat_store.repositories import Kept, KeptNow, KeptVerification, Repositories
+    from metalchat_store.repositories import Repositories
     from metalchat_store.roots import Root
     from metalchat_store.search import Hit
     from metalchat_store.store import Store
@@ -98,6 +99,7 @@ __all__ = [
     "Keeper",
     "Kept",
     "KeptNow",
+    "KeptRepaired",
     "KeptVerification",
     "Listing",
     "LocalFile",
@@ -158,11 +160,12 @@ _MODULES = {
     "describe": ("Description",),
     "digest": ("Digest",),
     "discovery": ("RemotePoint", "installed_remotes", "load_remote"),
+    "kept": ("Kept", "KeptNow", "KeptRepaired", "KeptVerification"),
     "lockfile": ("Lock", "LockedFile"),
     "names": ("check_name", "check_names", "local_path"),
     "copies": ("Copied", "copy_repository"),
     "filters": ("Filter",),
-    "repositories": ("Kept", "KeptNow", "KeptVerification", "Repositories"),
+    "repositories": ("Repositories",),
     "push_types": ("PlannedFile", "PushPlan", "PushProgress", "Pushed"),
     "pushes": ("Committed", "Destination", "LocalFile", "Offer", "Offered", "Pushes"),
     "pushing": ("PushOptions", "plan_push", "push"),

@@ -149,6 +149,5 @@ def _check_listed(snapshot: Snapshot, wanted: Mapping[str, Digest], listed: Mapp
 
 def _changed(path: str, snapshot: Snapshot) -> IntegrityError:
     return IntegrityError(
-        f"'{path}' is not at '{snapshot.repository}' any more as it was pulled, so it cannot be repaired. "
-        "Pull the model again"
+        f"'{path}' is not at '{snapshot.repository}' any more as it was pulled, so it cannot be repaired. Pull it again"
     )

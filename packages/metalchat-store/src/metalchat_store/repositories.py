@@ -6,7 +6,6 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from metalchat_store._bring import brought
@@ -20,7 +19,10 @@ from metalchat_store.checks import examine, record
 from metalchat_store.entries import MANIFEST, Entries, difference, quote
 from metalchat_store.errors import AmbiguousModel, Corrupted, InvalidRepository, ModelNotFound
 from metalchat_store.filters import Filter
+from metalchat_store.history import whole
+from metalchat_store.kept import Kept, KeptNow, KeptRepaired, KeptVerification
 from metalchat_store.remote import Authorizer, Listing, RemoteFile, Unpacks
+from metalchat_store.repair import bring, set_aside
 from metalchat_store.selection import short_name
 from metalchat_store.snapshots import Snapshot, SnapshotFile, Snapshots
 from metalchat_store.sources import Remotes
@@ -31,46 +33,6 @@ KINDS = ("dataset", "space")
 _PREFIX = re.compile(r"[0-9a-f]{4,40}")
 _LIMIT = 1 << 20
 _RECENT = 3600.0  # seconds for which a snapshot without an entry may belong to a pull in flight
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """A dataset or space of the store: the folder `path`, named by `id`.
-
-    `files` counts what was pulled, which may be a part of the repository. `damaged` says in a few words what is
-    visibly wrong, None if nothing is.
-    """
-
-    id: str
-    kind: str
-    path: Path
-    repository: str | None = None
-    commit: str | None = None
-    files: int = 0
-    size: int = 0
-    damaged: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptNow:
-    """The result of a pull. `already`: everything was there, and nothing was done."""
-
-    kept: Kept
-    already: bool
-    fetched_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptVerification:
-    """The result of hashing every file."""
-
-    kept: Kept
-    files: tuple[FileCheck, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every file has the recorded content."""
-        return self.kept.damaged is None and all(check.ok for check in self.files)
 
 
 class Repositories:
@@ -188,6 +150,40 @@ class Repositories:
             outcome = examine(_entry(kept), snapshot, everything=True, seen=seen)
             record(self._layout, snapshot, outcome)
             return KeptVerification(kept=kept, files=outcome.checks)
+
+    def repair(
+        self, reference: str, *, authorize: Authorizer | None = None, progress: Progress | None = None
+    ) -> KeptRepaired:
+        """Make one what was pulled again, as `Store.repair` does. `Corrupted` where the record of it is lost."""
+        checked = self.verify(reference, progress)
+        kept, damaged = checked.kept, tuple(check.path for check in checked.files if not check.ok)
+        if checked.ok:
+            return KeptRepaired(verification=checked)
+        with disk_errors(self._layout.home):
+            snapshot = self._snapshots.read(kept.id, kept.commit) if kept.commit is not None else None
+            if snapshot is None:
+                raise Corrupted(f"{self.kind} '{kept.id}' has no record of what was pulled. Pull it again")
+            self._layout.prepare()
+            missing, moved = set_aside(self._layout, snapshot, _entry(kept))
+            fetched = 0
+            if missing:
+                commit = None if snapshot.repository.startswith("file:") else snapshot.commit
+                with fetching(
+                    self._layout,
+                    self._means,
+                    snapshot.repository,
+                    revision=commit,
+                    authorize=authorize,
+                    progress=progress,
+                    kind=self.kind,
+                ) as opened:
+                    fetched = bring(opened, snapshot, missing)
+            with self._locked(kept.id):
+                stamped = snapshot.with_stamps(whole(self._layout, snapshot))
+                self._snapshots.write(stamped)
+                self._publish(stamped)
+        after = self.verify(kept.id)
+        return KeptRepaired(verification=after, files=damaged, fetched_bytes=fetched, quarantined=moved)
 
     def path(self, reference: str) -> Path:
         """The folder, checked: what changed size, time or inode is hashed again. Raises `Corrupted`."""

@@ -74,6 +74,8 @@ def pull(
     if repository is None:
         raise errors.Usage("name the repository to pull from, or --frozen for what metalchat.lock says")
     if choices.to is not None:
+        if update:
+            raise errors.Usage("--update is about a model of the store: leave it out, or --to")
         transfers.copy("model", repository, choices.to, choices)
         return
     if choices.partial:

@@ -11,7 +11,7 @@ from metalchat_cli.home import home, store
 from metalchat_cli.transfers import NO_PULL_CHOICES, NO_PUSH_CHOICES, PullChoices, PushChoices
 
 if TYPE_CHECKING:
-    from metalchat_store import Kept, Repositories
+    from metalchat_store import Kept, KeptVerification, Repositories
 
 SDKS = ("docker", "gradio", "static", "streamlit")
 
@@ -83,14 +83,28 @@ def build(kind: str) -> cyclopts.App:
         /,
         *,
         every: Annotated[bool, Parameter(name="--all", help=f"Verify every {kind}.")] = False,
+        repair: Annotated[bool, Parameter(help="Fetch what is damaged again, and nothing else.")] = False,
+        json: Annotated[bool, Parameter(help="Print JSON.")] = False,
     ) -> int:
         if (name is None) != every:
             raise errors.Usage(f"name one {kind}, or --all")
         where = kept()
         names = [each.id for each in where.list()] if name is None else [name]
+        mended: dict[str, tuple[str, ...]] = {}
         with progress.shown() as shown:
-            results = [where.verify(each, shown) for each in names]
+            if repair:
+                with access.granted() as granted:
+                    repairs = [where.repair(each, authorize=granted.authorization, progress=shown) for each in names]
+                results = [done.verification for done in repairs]
+                mended = {done.verification.kept.id: done.files for done in repairs}
+            else:
+                results = [where.verify(each, shown) for each in names]
+        if json:
+            terminal.json_line([_checked(each, mended.get(each.kept.id, ()) if repair else None) for each in results])
+            return 0 if all(result.ok for result in results) else 6
         for result in results:
+            for path in mended.get(result.kept.id, ()):
+                terminal.row(result.kept.id[:7], path, "repaired")
             for file in result.files:
                 if not file.ok:
                     terminal.row(result.kept.id[:7], file.path, file.reason or "damaged")
@@ -130,6 +144,15 @@ def build(kind: str) -> cyclopts.App:
             transfers.push(kind, path, repository, choices)
 
     return app
+
+
+def _checked(result: "KeptVerification", repaired: tuple[str, ...] | None) -> dict[str, Any]:
+    return {
+        "id": result.kept.id,
+        "ok": result.ok,
+        **({} if repaired is None else {"repaired": list(repaired)}),
+        "files": [{"path": file.path, "ok": file.ok, "reason": file.reason} for file in result.files],
+    }
 
 
 def _record(each: "Kept") -> dict[str, Any]:

@@ -89,7 +89,7 @@ class MlxEngine:
 
         packing = read_packing(quantization)
         papers = source.path if source.path.is_dir() else None
-        quantize(read_checkpoint(source), destination, packing, progress, papers=papers)
+        quantize(read_own(source, "be quantised here"), destination, packing, progress, papers=papers)
         return Quantization(bits=packing.bits, group_size=packing.group_size, mode=packing.mode)
 
     def perplexity(self, source: ModelSource, text: str, *, tokens: int = 2048) -> Perplexity:

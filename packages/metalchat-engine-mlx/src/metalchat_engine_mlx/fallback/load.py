@@ -35,8 +35,8 @@ def load_fallback(
     checkpoint, own = demand.checkpoint, demand.own
     streams = take_streams(own, threads=1)
     try:
-        with mx.stream(streams[0]), translated(checkpoint.name, fallback.family):
-            decoder = _tried(_network(checkpoint, fallback), checkpoint, fallback)
+        with mx.stream(streams[0]):
+            decoder = fallback_decoder(checkpoint, fallback)
         found = prompt()
     except BaseException:
         give_back(streams)
@@ -67,6 +67,17 @@ def load_fallback(
     )
 
 
+def fallback_decoder(checkpoint: Checkpoint, fallback: Fallback) -> FallbackDecoder:
+    """The model alone, on the current stream. Raises InvalidModel and OutOfMemory."""
+    try:
+        with translated(checkpoint.name, fallback.family):
+            return _tried(_network(checkpoint, fallback), checkpoint, fallback)
+    finally:
+        # Layers begin with random numbers that are never drawn: MLX is to forget how it would.
+        state: Any = mx.random.state
+        mx.eval(list(state))
+
+
 def _network(checkpoint: Checkpoint, fallback: Fallback) -> Any:
     """The module with its weights. What mlx-lm raises passes through."""
     library = import_model(fallback.family.module)
@@ -79,7 +90,8 @@ def _network(checkpoint: Checkpoint, fallback: Fallback) -> Any:
     kinds: dict[str, Any] = dict(tree_flatten(network.parameters()))
     for name, array in arrays.items():
         if name in kinds and mx.issubdtype(kinds[name].dtype, mx.floating) != mx.issubdtype(array.dtype, mx.floating):
-            raise InvalidModel(f"the tensor '{name[:80]}' is {array.dtype}, which such a model does not have there")
+            dtype = str(array.dtype).rpartition(".")[2]
+            raise InvalidModel(f"the tensor '{name[:80]}' is {dtype}, which such a model does not have there")
     network.load_weights(list(arrays.items()), strict=True)
     del arrays
     network.eval()
@@ -120,7 +132,10 @@ def _tried(network: Any, checkpoint: Checkpoint, fallback: Fallback) -> Fallback
     decoder.prefill(mx.array([0, 0]), cache, None)
     logits = decoder(mx.array([0]), cache, None)
     mx.eval(logits)
-    if logits.ndim != 1 or logits.shape[0] < 1:
-        raise InvalidModel(f"'{checkpoint.name}' gives logits of the shape {logits.shape}")
+    if logits.ndim != 1 or logits.shape[0] < checkpoint.config.vocab_size:
+        raise InvalidModel(
+            f"'{checkpoint.name}' gives logits of the shape {logits.shape}, 'vocab_size' is"
+            f" {checkpoint.config.vocab_size}"
+        )
     decoder.config = dataclasses.replace(checkpoint.config, vocab_size=logits.shape[0])
     return decoder

@@ -69,7 +69,7 @@ def check_numbers(fields: Fields, family: Family, tensors: Mapping[str, Tensor])
         if _TEXT.match(kind) and not isinstance(value, str):
             fields.refuse(key, value, "a text")
     layers = min(len(tensors), _MOST_LAYERS)
-    for key, value in document.items():
+    for key, value in document.data.items():
         if not family.fields or key in family.fields:
             for name, number in _numbers(key, value):
                 most = _LARGEST
@@ -106,9 +106,11 @@ def read_sizes(fields: Fields, family: Family, tensors: Mapping[str, Tensor]) ->
     split = integer(["qk_nope_head_dim"], 0, 2**16, 0) + integer(["qk_rope_head_dim"], 0, 2**16, 0)
     head_dim = largest(_HEAD_DIMS, max(hidden // heads, split))
     latent = integer(["kv_lora_rank"], 0, 2**20, 0) + split
-    cached = max(2 * integer(_KV_HEADS, 1, _MOST_COUNTED, heads) * head_dim, 2 * latent)
+    # With keys in two parts, each head has its own, whatever is said of shared ones.
+    kv_heads = heads if split else integer(_KV_HEADS, 1, _MOST_COUNTED, heads)
+    cached = max(2 * kv_heads * head_dim, 2 * latent)
     cached += integer(["index_head_dim"], 0, 2**16, 0)
-    named = [number for table in tables for key, value in table.document.items() if _INNER.search(key)
+    named = [number for table in tables for key, value in table.document.data.items() if _INNER.search(key)
              for _, number in _numbers(key, value)]  # fmt: skip
     wide = max([2 * hidden, heads * head_dim, *(number for number in named if number < 2**24)])
     state = largest(_STATES, 64) + 2 * largest(_CONVOLUTIONS, 4)

@@ -57,8 +57,10 @@ def write_fallback_model(
 
 
 def _values(random: np.random.RandomState, name: str, initial: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Random maps; about what mlx-lm begins with for everything else."""
+    """Random maps and biases; about what mlx-lm begins with for everything else, where that is not random."""
     values = random.standard_normal(initial.shape)
     if name.endswith("weight") and initial.ndim > 1:
         return (values * 1.5 / np.sqrt(initial.shape[-1])).astype(np.float32)
+    if name.endswith("bias"):
+        return (values / 10).astype(np.float32)
     return (initial + values / 10).astype(np.float32)

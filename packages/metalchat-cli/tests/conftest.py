@@ -18,6 +18,7 @@ from typing import Any, Self
 import pytest
 from metalchat_cli.__main__ import main
 from metalchat_engine.testing import EchoEngine, write_distribution
+from metalchat_store.testing import FakeHub
 from metalchat_store.testing.memory import tiny_model
 
 FOREIGN = ("METALCHAT_", "HF_", "HUGGING", "PYTHON_KEYRING", "XDG_", "NO_COLOR", "COLORTERM", "PYTHONIOENCODING")
@@ -160,6 +161,28 @@ def checked_out(cli: Cli, pulled: str) -> str:
     """The id of a model that the working directory selects."""
     assert cli("checkout", pulled).code == 0
     return pulled
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    """A hub with one model, `org/m`, whose first commit is `hub.first`."""
+    with FakeHub() as hub:
+        hub.first = hub.add_repo("org/m", files=tiny_model(size=20_000))
+        yield hub
+
+
+@pytest.fixture
+def url(hub: FakeHub) -> str:
+    """Where that model is pulled from."""
+    return f"{hub.url}/org/m"
+
+
+@pytest.fixture
+def id(cli: Cli, url: str) -> str:
+    """The id of that model, pulled, which the working directory selects."""
+    id = cli("model", "pull", url).out.splitlines()[-1].removeprefix("Digest: ")
+    assert cli("checkout", id).code == 0
+    return id
 
 
 ENGINE_MODULE = """

@@ -1,7 +1,7 @@
 """What somebody else's project may make metalchat do: its lock leads to no host that is new here, unasked."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,28 +9,7 @@ from metalchat_store.testing import FakeHub
 from metalchat_store.testing.memory import tiny_model
 
 Cli = Callable[..., Any]
-NAME = "org/model"
 MY_TOKEN = "hf_minemineminemineminemineminemine"
-
-
-@pytest.fixture
-def hub() -> Iterator[FakeHub]:
-    with FakeHub() as hub:
-        hub.add_repo(NAME, files=tiny_model(size=20_000))
-        yield hub
-
-
-@pytest.fixture
-def url(hub: FakeHub) -> str:
-    return f"{hub.url}/{NAME}"
-
-
-@pytest.fixture
-def id(cli: Cli, url: str) -> str:
-    """A model of the hub, which the working directory selects."""
-    id = cli("model", "pull", url).out.splitlines()[-1].removeprefix("Digest: ")
-    assert cli("checkout", id).code == 0
-    return id
 
 
 def requests(hub: FakeHub) -> int:

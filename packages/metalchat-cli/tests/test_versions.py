@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,6 @@ from metalchat_store.testing.memory import git_blob_id, tiny_model
 
 Cli = Callable[..., Any]
 NAME = "org/m"
-
-
-@pytest.fixture
-def hub() -> Iterator[FakeHub]:
-    with FakeHub() as hub:
-        hub.first = hub.add_repo(NAME, files=tiny_model(size=20_000))
-        yield hub
-
-
-@pytest.fixture
-def url(hub: FakeHub) -> str:
-    return f"{hub.url}/{NAME}"
-
-
-@pytest.fixture
-def id(cli: Cli, url: str) -> str:
-    """A model of the hub, which the working directory selects."""
-    id = cli("model", "pull", url).out.splitlines()[-1].removeprefix("Digest: ")
-    assert cli("checkout", id).code == 0
-    return id
 
 
 def template(text: str) -> dict[str, bytes]:

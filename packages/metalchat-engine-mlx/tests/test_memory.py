@@ -2,7 +2,7 @@
 
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from metalchat_engine import (
     GenerationRequest,
     MemoryEstimate,
     Model,
+    ModelClosed,
     ModelSource,
     OutOfMemory,
     Sampling,
+    SupportsEmbedding,
     UnsupportedRequest,
 )
 from metalchat_engine.testing import Answer, collect
@@ -176,6 +178,53 @@ def test_an_answer_that_is_given_up_leaves_its_room(path: Path) -> None:
         stream.close()  # type: ignore[attr-defined]
         other.join(60)
     assert len(found) == 1
+
+
+def test_vectors_wait_for_room_like_answers(path: Path) -> None:
+    limit = estimate(path, 700, requests=2, prefix_cache_bytes=0).total
+    texts = [f"{start} {WORDS * 34}" for start in ("so", "it")]
+    with load(path, 700, prefix_cache_bytes=0) as model:
+        assert isinstance(model, SupportsEmbedding)
+        alone, said = model.embed(texts), ask(model, "he", 40, repeats=30).text
+    with load(path, 700, memory_limit=limit) as model, ThreadPoolExecutor(6) as pool:
+        assert isinstance(model, SupportsEmbedding)
+        answers = [pool.submit(ask, model, "he", 40, repeats=30) for _ in range(3)]
+        vectors = [pool.submit(model.embed, texts) for _ in range(2)]
+        assert [vector.result(60) for vector in vectors] == [alone] * 2
+        done = [answer.result(60) for answer in answers]
+        last = ask(model, "he", 40, repeats=30)
+    assert {answer.text for answer in (*done, last)} == {said}
+    assert last.finish.timings.peak_memory is not None
+    assert last.finish.timings.peak_memory <= limit
+
+
+def test_a_text_waits_until_an_answer_has_left_and_a_closed_model_lets_nobody_wait(path: Path) -> None:
+    limit = estimate(path, 600).total
+    with load(path, 600, memory_limit=limit) as model, ThreadPoolExecutor(2) as pool:
+        assert isinstance(model, SupportsEmbedding)
+        request = GenerationRequest(prompt=WORDS * 20, sampling=Sampling(temperature=0), max_tokens=200)
+        for ends in ("closed", "left"):
+            stream = model.generate(request)
+            next(stream)
+            waits = pool.submit(model.embed, [WORDS * 28])
+            other = pool.submit(ask, model, "so", 4, repeats=28)
+            assert wait([waits, other], 0.3).done == set()
+            if ends == "left":
+                model.close()
+                for asked in (waits, other):
+                    with pytest.raises(ModelClosed):
+                        asked.result(60)
+            else:
+                stream.close()  # type: ignore[attr-defined]
+                assert len(waits.result(60)[0]) > 0
+                assert other.result(60).finish.usage.completion_tokens > 0
+
+
+def test_a_text_that_would_not_fit_is_refused_like_a_prompt(path: Path) -> None:
+    with load(path, memory_limit=estimate(path, 300).total) as model:
+        assert isinstance(model, SupportsEmbedding)
+        with pytest.raises(ContextTooLong, match=r"^a text has \d+ tokens, and there is memory for 300; shorten it$"):
+            model.embed(["fine", WORDS * 40])
 
 
 @pytest.mark.parametrize("seed", range(20))

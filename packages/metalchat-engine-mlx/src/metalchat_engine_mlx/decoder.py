@@ -54,8 +54,8 @@ class Decoder:
         """How many texts must wait for their next token for `together` to pay."""
         return self._blocks.batch_from
 
-    def new_cache(self, adapter: str | None = None) -> KVCache:
-        return KVCache(self.config.windows, self.cache_bits, adapter=adapter)
+    def new_cache(self, adapter: str | None = None, *, most: int | None = None) -> KVCache:
+        return KVCache(self.config.windows, self.cache_bits, most=most, adapter=adapter)
 
     def prefill(self, tokens: mx.array, cache: KVCache, regime: Regime) -> None:
         """Write the keys and values of `tokens` [n] to the cache, and evaluate them."""

@@ -15,7 +15,7 @@ Compute = Callable[[Callable[[Decoder], Any]], Any]
 
 def embedding(tokens: Sequence[int], compute: Compute, chunk: int) -> list[float]:
     """`compute` runs work where the model is computed, `chunk` tokens at a time, so that others get their turn."""
-    cache: KVCache = compute(lambda model: model.new_cache())
+    cache: KVCache = compute(lambda model: model.new_cache(most=len(tokens)))
     total: NDArray[np.float64] | None = None
     for start in range(0, len(tokens), chunk):
         piece = tokens[start : start + chunk]

@@ -284,10 +284,10 @@ class MlxModel(AnsweringModel[Decoder]):
     def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """A vector of length one for each text: the mean of its tokens' last hidden states.
 
+        Each waits for room for its keys and values where answers under way, or other texts, have it.
+
         Raises UnsupportedRequest for a text that is empty or no text, ContextTooLong, ModelClosed, OutOfMemory.
         """
-        from metalchat_engine_mlx.embedding import embedding
-
         self._check_open()
         asked = []
         for text in texts:
@@ -300,12 +300,18 @@ class MlxModel(AnsweringModel[Decoder]):
                     option="context_length",
                 )
         try:
-            return [embedding(tokens, self._scheduler.compute, self._chunk) for tokens in asked]
+            return [self._vector(tokens) for tokens in asked]
         except (RuntimeError, MemoryError) as error:
             found = self._failure(error)
             if found is error:
                 raise
             raise found from error
+
+    def _vector(self, tokens: Sequence[int]) -> list[float]:
+        from metalchat_engine_mlx.embedding import embedding
+
+        with self._scheduler.visiting(len(tokens)):
+            return embedding(tokens, self._scheduler.compute, self._chunk)
 
 
 def _offered(request: GenerationRequest) -> tuple[Tool, ...]:

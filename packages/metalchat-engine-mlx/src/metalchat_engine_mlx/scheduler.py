@@ -7,12 +7,13 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
 import numpy as np
+from metalchat_engine import ModelClosed
 
 from metalchat_engine_mlx.errand import Errand
 from metalchat_engine_mlx.job import Job, Plan
@@ -20,6 +21,7 @@ from metalchat_engine_mlx.outbox import Outbox
 from metalchat_engine_mlx.rope import Regime
 from metalchat_engine_mlx.running import Remembers, Runs
 from metalchat_engine_mlx.speculation import Speculation
+from metalchat_engine_mlx.visits import Visit, Visits
 
 _D = TypeVar("_D", bound=Runs)
 _T = TypeVar("_T")
@@ -60,6 +62,7 @@ class Scheduler(Generic[_D]):
         self._idle = self._closed = False
         self._new: list[tuple[Plan, Outbox]] = []
         self._errands: list[Errand[_D, Any]] = []
+        self._visits = Visits(self._room)
         # Jobs whose prompt has yet to be begun, is being computed, or is done.
         self._waiting: list[Job] = []
         self._prefilling: deque[Job] = deque()
@@ -77,7 +80,20 @@ class Scheduler(Generic[_D]):
 
     def compute(self, work: Callable[[_D], _T]) -> _T:
         """Have something else computed between two steps, and wait for it. Raises what goes wrong, and as `submit`."""
-        errand = Errand(work)
+        return self._send(Errand(work))
+
+    @contextmanager
+    def visiting(self, tokens: int) -> Iterator[None]:
+        """Room for the keys and values of a text of so many tokens, which `compute` makes; waits for it, in turn."""
+        visit = Visit(tokens)
+        try:
+            self._send(visit)
+            yield
+        finally:
+            with suppress(ModelClosed):
+                self.compute(lambda _: self._visits.dismiss(visit))
+
+    def _send(self, errand: Errand[_D, _T]) -> _T:
         with self._changed:
             if self._closed:
                 raise self._refusal()
@@ -133,18 +149,22 @@ class Scheduler(Generic[_D]):
                 for errand in errands:
                     errand.fail(self._refusal())
                 errands.clear()
+                self._visits.fail(self._refusal)
             else:
                 self._waiting += [
                     Job(model, plan, self._recall, outbox, exact=self._exact, speculation=self._speculation)
                     for plan, outbox in new
                 ]
-            if not errands and not self._waiting and not self._prefilling and not self._decoding:
+            if not errands and not self._visits and not self._jobs():
                 self._thread = None
                 atexit.unregister(self.close)
                 return False
         for errand in errands:
-            if model is not None:
+            if isinstance(errand, Visit):
+                self._visits.add(errand, self._waiting)
+            elif model is not None:
                 errand.run(model)
+        self._visits.admit(self._waiting)
         return True
 
     def _jobs(self) -> list[Job]:
@@ -195,7 +215,8 @@ class Scheduler(Generic[_D]):
         if self._waiting and sum(_has_room(job) for job in self._decoding) + len(self._prefilling) < self._batch:
             for job in self._waiting:
                 if not any(job.shares(other.plan.tokens, _ALIKE) for other in self._prefilling):
-                    job.stalled = not self._room.enter(job, len(job.plan.tokens), job.most)
+                    held = self._visits.hold_back(job)
+                    job.stalled = held or not self._room.enter(job, len(job.plan.tokens), job.most)
                     if job.stalled:
                         break  # so that short prompts do not for ever overtake a long one
                     self._waiting.remove(job)

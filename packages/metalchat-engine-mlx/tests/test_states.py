@@ -11,7 +11,7 @@ import pytest
 from metalchat_engine import EngineSettings, GenerationRequest, Model, ModelSource, Sampling, UnsupportedRequest
 from metalchat_engine.testing import Answer, collect
 from metalchat_engine_mlx import MlxEngine
-from metalchat_engine_mlx.testing import write_tiny_model
+from metalchat_engine_mlx.testing import write_tiny_adapter, write_tiny_model
 
 LONG = "the water is hot and there is more of it than you said " * 36
 WINDOWED = {
@@ -29,8 +29,9 @@ def load(path: Path, states: Path | None, **extra: Any) -> Model:
     return MlxEngine().load(ModelSource(path=path), settings)
 
 
-def said(model: Model, prompt: str) -> Answer:
-    return collect(model, GenerationRequest(prompt=prompt, sampling=Sampling(temperature=0), max_tokens=8))
+def said(model: Model, prompt: str, adapter: str | None = None) -> Answer:
+    greedy = GenerationRequest(prompt=prompt, sampling=Sampling(temperature=0), max_tokens=8, adapter=adapter)
+    return collect(model, greedy)
 
 
 def files(states: Path) -> list[Path]:
@@ -112,6 +113,42 @@ def test_a_state_serves_only_the_model_and_settings_it_was_computed_with(tiny: P
     os.utime(other / "model.safetensors", ns=(1, 1))
     assert cached(other) == 0
     assert cached(other) > 500
+
+
+def test_what_an_adapter_computed_serves_that_adapter_alone(tiny: Path, tmp_path: Path) -> None:
+    states = tmp_path / "states"
+    red = write_tiny_adapter(tmp_path / "red")
+    others = {"blue": write_tiny_adapter(tmp_path / "blue", seed=1)}
+    others["louder"] = write_tiny_adapter(tmp_path / "louder", lora_alpha=16)
+
+    def heard(states: Path | None, adapter: str | None, folders: dict[str, Path]) -> tuple[str, int]:
+        """The answer, and the tokens that were taken over."""
+        with load(tiny, states, adapters={name: str(folder) for name, folder in folders.items()}) as model:
+            answer = said(model, LONG, adapter)
+        return answer.text, answer.finish.usage.cached_tokens
+
+    cold = {name: heard(None, name, {"red": red, **others})[0] for name in (None, "red", *others)}
+    assert len(set(cold.values())) == 4
+    assert heard(states, "red", {"red": red}) == (cold["red"], 0)
+    # Another process has it, whatever else it has loaded, and whatever it calls it.
+    for name, folders in (("red", {"red": red, **others}), ("rouge", {"rouge": red})):
+        text, cached = heard(states, name, folders)
+        assert text == cold["red"]
+        assert cached > 500
+    # Nobody else has.
+    assert heard(states, None, {"red": red}) == (cold[None], 0)
+    for name, folder in others.items():
+        assert heard(states, "red", {"red": folder}) == (cold[name], 0), "the name alone is not enough"
+    assert len(files(states)) == 4
+    for name, folder in {"red": red, **others}.items():
+        text, cached = heard(states, "any", {"any": folder})
+        assert text == cold[name]
+        assert cached > 500
+    # What is damaged is computed again.
+    for file in files(states):
+        data = file.read_bytes()
+        file.write_bytes(data[:-100] + bytes([data[-100] ^ 1]) + data[-99:])
+    assert heard(states, "red", {"red": red}) == (cold["red"], 0)
 
 
 def test_nothing_is_saved_of_short_prompts_or_where_it_is_not_wanted(tiny: Path, tmp_path: Path) -> None:

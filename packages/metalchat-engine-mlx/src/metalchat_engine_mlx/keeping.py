@@ -5,6 +5,7 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from metalchat_engine_mlx.adapters import CONFIG, Adapter
 from metalchat_engine_mlx.draft import DraftModel
 from metalchat_engine_mlx.memory import Demand
 from metalchat_engine_mlx.prefix import PrefixCache
@@ -47,6 +48,7 @@ def recall_of(demand: Demand, prompt: "Prompt", draft: DraftModel | None, *, lim
         paths = [checkpoint.path / file for file in (*sorted(weights), "config.json", "tokenizer.json")]
     try:
         files = files_identity(paths)
+        adapters = {adapter.name: _digest(adapter) for adapter in demand.adapters}
     except OSError:
         return Recall(prefixes, room)
     versions = [metadata.version(name) for name in ("metalchat-engine-mlx", "mlx")]
@@ -69,4 +71,13 @@ def recall_of(demand: Demand, prompt: "Prompt", draft: DraftModel | None, *, lim
         for attention in (layer.attention for layer in config.layers)
     ]
     identity = hashlib.sha256(repr(facts).encode()).digest()
-    return Recall(prefixes, room, StateFiles(own.state_directory, identity, layers, own.state_bytes))
+    return Recall(prefixes, room, StateFiles(own.state_directory, identity, layers, own.state_bytes, adapters))
+
+
+def _digest(adapter: Adapter) -> bytes:
+    """Of the whole adapter: its name may become another's, and its files are small. Raises OSError."""
+    found = hashlib.sha256()
+    for path in (adapter.file.with_name(CONFIG), adapter.file):
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.digest()

@@ -94,13 +94,20 @@ class PrefixCache:
         if end:
             self._insert(tokens[:end], (regime, cache.adapter), partial(cache.segments, release=release), cache.tails)
 
-    def load(self, tokens: Sequence[int], regime: Regime, segments: Sequence[Parts], tails: Sequence[Tail]) -> None:
+    def load(
+        self,
+        tokens: Sequence[int],
+        regime: Regime,
+        segments: Sequence[Parts],
+        tails: Sequence[Tail],
+        adapter: str | None = None,
+    ) -> None:
         """Keep what was computed for `tokens` elsewhere: of each layer all of it, or its tail."""
 
         def pieces(spans: Sequence[tuple[int, int]]) -> list[list[Parts]]:
             return [[copied(parts, start, stop) for parts in segments] for start, stop in spans]
 
-        self._insert(tokens, (regime, None), pieces, lambda: list(tails))
+        self._insert(tokens, (regime, adapter), pieces, lambda: list(tails))
 
     def whole(self, cache: KVCache, count: int) -> int:
         """How many of the first `count` tokens of a cache can be kept."""

@@ -27,14 +27,14 @@ class Recall:
     def take(self, tokens: Sequence[int], regime: Regime, *, most: int, adapter: str | None = None) -> Taken:
         """A new cache with the longest known beginning of `tokens`, less their last, and room for `most` at most."""
         taken = self._prefixes.take(tokens, regime, most=most, adapter=adapter)
-        if self._files is None or adapter is not None or len(tokens) - 1 - taken.cache.length < MIN_TOKENS:
+        if self._files is None or len(tokens) - 1 - taken.cache.length < MIN_TOKENS:
             return taken
-        state = self._files.find(tokens, regime, known=taken.cache.length)
+        state = self._files.find(tokens, regime, adapter, known=taken.cache.length)
         if state is None or not self._makes_way(state.nbytes):
             return taken
         del taken
-        self._prefixes.load(state.tokens, regime, state.segments, state.tails)
-        return self._prefixes.take(tokens, regime, most=most)
+        self._prefixes.load(state.tokens, regime, state.segments, state.tails, adapter)
+        return self._prefixes.take(tokens, regime, most=most, adapter=adapter)
 
     def saves(self, computed: int) -> bool:
         """Whether a prompt of which so many tokens had to be computed is saved to disk."""
@@ -48,12 +48,8 @@ class Recall:
         """Keep what a cache holds of `tokens`; on disk too where enough of it was `computed` for a prompt."""
         if self._makes_way(cache.nbytes):
             self._prefixes.put(cache, tokens, regime)
-        if (
-            self._files is None
-            or cache.adapter is not None
-            or not self.saves(computed)
-            or (self._writer is not None and self._writer.is_alive())
-        ):
+        busy = self._writer is not None and self._writer.is_alive()
+        if self._files is None or not self.saves(computed) or busy:
             return
         end, spare = self._prefixes.whole(cache, len(tokens)), self.room.spare
         # What is being written is a copy.

@@ -14,7 +14,7 @@ import re
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,10 +53,11 @@ class LayerShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A text and what was computed for it, in memory that nothing else writes to."""
+    """A text and what was computed for it, with an adapter or none, in memory that nothing else writes to."""
 
     tokens: tuple[int, ...]
     regime: Regime
+    adapter: str | None
     segments: Sequence[Parts]
     tails: Sequence[Tail]
 
@@ -70,16 +71,28 @@ class State:
         """A copy of what a cache holds of its `tokens`."""
         segments, tails = cache.segments([(0, len(tokens))])[0], cache.tails()
         mx.eval([tail.parts for tail in tails])
-        return cls(tokens=tuple(tokens), regime=regime, segments=segments, tails=tails)
+        return cls(tokens=tuple(tokens), regime=regime, adapter=cache.adapter, segments=segments, tails=tails)
 
 
 class StateFiles:
-    """The states of one model in a directory that all models share; `identity` is what a state depends on."""
+    """The states of one model in a directory that all models share.
 
-    def __init__(self, directory: Path, identity: bytes, layers: Sequence[LayerShape], quota: int) -> None:
+    `identity` is what a state depends on, and `adapters`, by name, what one that was computed with an adapter depends
+    on besides.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        identity: bytes,
+        layers: Sequence[LayerShape],
+        quota: int,
+        adapters: Mapping[str, bytes] | None = None,
+    ) -> None:
         self._root = directory / "kv"
         self._folder = self._root / identity.hex()[:32]
         self._identity, self._layers, self._quota = identity, layers, quota
+        self._adapters: dict[str | None, bytes] = {None: b"", **(adapters or {})}
         self._windows = [layer.window for layer in layers if layer.window is not None]
 
     def saving(self, state: State) -> Callable[[], None]:
@@ -90,11 +103,14 @@ class StateFiles:
         arrays = [*self._in_order(state.segments, state.tails)]
         views = [_bits(array) for array in arrays]
         fixed = _FIXED.pack(
-            self._owner(state.regime), len(state.tokens), len(state.tails), _DTYPES.index(arrays[0].dtype)
+            self._owner(state.regime, state.adapter),
+            len(state.tokens),
+            len(state.tails),
+            _DTYPES.index(arrays[0].dtype),
         )
         numbers = np.array([*state.tokens, *(tail.first for tail in state.tails)], "<u4").tobytes()
         pieces = [fixed, numbers, *(view.reshape(-1).view(np.uint8).data for view in views)]
-        return partial(self._save, self._path(state.tokens, state.regime), pieces)
+        return partial(self._save, self._path(state.tokens, self._owner(state.regime, state.adapter)), pieces)
 
     def _save(self, path: Path, pieces: Sequence[bytes | memoryview]) -> None:
         if len(_MAGIC) + _DIGEST + sum(map(len, pieces)) > self._quota:
@@ -122,10 +138,10 @@ class StateFiles:
         except OSError:
             return
 
-    def find(self, tokens: Sequence[int], regime: Regime, *, known: int) -> State | None:
+    def find(self, tokens: Sequence[int], regime: Regime, adapter: str | None = None, *, known: int) -> State | None:
         """The state with the longest beginning of `tokens` less their last, if longer than `known` and not damaged."""
-        best, found = known, None
-        head = self._path(tokens, regime).name.partition("-")[0]
+        best, found, owner = known, None, self._owner(regime, adapter)
+        head = self._path(tokens, owner).name.partition("-")[0]
         wanted = np.array(tokens[:-1], "<u4")
         with contextlib.suppress(OSError, struct.error, ValueError):
             if not (_is_own_folder(self._root) and _is_own_folder(self._folder)):
@@ -133,21 +149,21 @@ class StateFiles:
             for path in self._folder.glob(f"{head}-*"):
                 if _FILE_NAME.fullmatch(path.name) is None:
                     continue
-                common = self._common(path, wanted, regime)
+                common = self._common(path, wanted, owner)
                 if common > best:
                     best, found = common, path
             if found is not None:
-                return self._read(found, regime)
+                return self._read(found, regime, adapter)
         return None
 
-    def _common(self, path: Path, wanted: NDArray[Any], regime: Regime) -> int:
+    def _common(self, path: Path, wanted: NDArray[Any], expected: bytes) -> int:
         """How many tokens a file could spare, told from its head; 0 for one that is not this model's."""
         with contextlib.suppress(OSError, struct.error, ValueError), _opened(path) as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 return 0
             file.seek(_DIGEST, os.SEEK_CUR)
             owner, count, windows, _ = _FIXED.unpack(file.read(_FIXED.size))
-            if owner != self._owner(regime) or windows != len(self._windows) or count > os.fstat(file.fileno()).st_size:
+            if owner != expected or windows != len(self._windows) or count > os.fstat(file.fileno()).st_size:
                 return 0
             numbers = np.frombuffer(file.read(4 * (count + windows)), "<u4")
             most = min(count, len(wanted))
@@ -158,7 +174,7 @@ class StateFiles:
                 return common
         return 0
 
-    def _read(self, path: Path, regime: Regime) -> State | None:
+    def _read(self, path: Path, regime: Regime, adapter: str | None) -> State | None:
         with _opened(path) as file:
             if os.fstat(file.fileno()).st_size > self._quota:
                 return None
@@ -169,7 +185,7 @@ class StateFiles:
             return None
         os.utime(path)
         owner, count, windows, code = _FIXED.unpack(body[: _FIXED.size])
-        if owner != self._owner(regime) or windows != len(self._windows) or code >= len(_DTYPES):
+        if owner != self._owner(regime, adapter) or windows != len(self._windows) or code >= len(_DTYPES):
             return None
         start = _FIXED.size + 4 * (count + windows)
         numbers = np.frombuffer(body[_FIXED.size : start], "<u4").tolist()
@@ -190,19 +206,18 @@ class StateFiles:
                 tails.append(Tail(first=first, parts=parts))
         if start != len(body):
             return None
-        return State(tokens=tuple(numbers[:count]), regime=regime, segments=segments, tails=tails)
+        return State(tokens=tuple(numbers[:count]), regime=regime, adapter=adapter, segments=segments, tails=tails)
 
     def _in_order(self, segments: Sequence[Parts], tails: Sequence[Tail]) -> Iterator[mx.array]:
         whole, windowed = iter(segments), iter(tails)
         for layer in self._layers:
             yield from next(whole) if layer.window is None else next(windowed).parts
 
-    def _owner(self, regime: Regime) -> bytes:
-        return hashlib.sha256(self._identity + repr(regime).encode()).digest()
+    def _owner(self, regime: Regime, adapter: str | None) -> bytes:
+        return hashlib.sha256(self._identity + repr(regime).encode() + self._adapters[adapter]).digest()
 
-    def _path(self, tokens: Sequence[int], regime: Regime) -> Path:
+    def _path(self, tokens: Sequence[int], owner: bytes) -> Path:
         """Named by digests: of the first tokens, and of all."""
-        owner = self._owner(regime)
         names = [
             hashlib.sha256(owner + np.array(part, "<u4").tobytes()).hexdigest()[:32]
             for part in (tokens[:MIN_TOKENS], tokens)

@@ -271,3 +271,20 @@ def test_an_unreadable_file_is_one_line(store: Store, folder: Path, monkeypatch:
     monkeypatch.setattr("metalchat_store._local.adopt", no)
     with pytest.raises(DiskError, match=r"model\.safetensors: permission denied$"):
         store.pull(folder.as_uri())
+
+
+@pytest.mark.parametrize("way", ["shared", "copied"])
+def test_an_update_from_a_folder_names_what_differs_and_nothing_else(
+    store: Store, folder: Path, request: pytest.FixtureRequest, way: str
+) -> None:
+    if way == "copied":
+        request.getfixturevalue("no_links")
+    entry = store.pull(folder.as_uri()).entry
+    config = (folder / "config.json").read_bytes()
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_bytes(config.replace(b"64", b"65"))
+    assert [(change.path, change.what) for change in store.plan_update(entry.id).changes] == [
+        ("config.json", "changed")
+    ]
+    (folder / "config.json").write_bytes(config)
+    assert store.plan_update(entry.id).changes == ()

@@ -2,8 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from metalchat_store import _peek_gguf
@@ -14,7 +14,7 @@ from metalchat_store._known import Known
 from metalchat_store._notices import template_notice
 from metalchat_store._peek import Peek
 from metalchat_store._template import TEMPLATE_FILES, snapshot_digests, template_in
-from metalchat_store.blobs import Blobs
+from metalchat_store.blobs import Blobs, Stamp, hash_path
 from metalchat_store.errors import IntegrityError, StoreError
 from metalchat_store.remote import Adopts, Listing, RemoteFile, Unpacks
 from metalchat_store.selection import INDEX, WEIGHTS, limit_of, select, short_name
@@ -101,7 +101,10 @@ def kind_of(path: str) -> Kind:
 
 
 def plan_update(fetching: Fetching, entry: Entry, snapshot: Snapshot | None, held: str | None) -> UpdatePlan:
-    """Ask the remote and compare. Only a changed template, or a GGUF file's header, is read; nothing is written."""
+    """Ask the remote and compare. Only a changed template, a GGUF file's header, and files of this computer are read.
+
+    Nothing is written.
+    """
     listing = fetching.listing()
     whole = isinstance(fetching.remote, Unpacks)
     if whole:
@@ -112,6 +115,8 @@ def plan_update(fetching: Fetching, entry: Entry, snapshot: Snapshot | None, hel
     changes: tuple[Change, ...] = ()
     template = None
     if listing.commit != entry.commit:
+        if snapshot is not None and isinstance(fetching.remote, Adopts):
+            wanted = tuple(_identified(fetching.remote, listing, wanted, _by_path(snapshot)))
         changes = tuple(_changes(wanted, {} if whole or snapshot is None else _by_path(snapshot)))
         if snapshot is not None and not whole:
             template = _template(fetching, listing, wanted, snapshot)
@@ -128,6 +133,21 @@ def plan_update(fetching: Fetching, entry: Entry, snapshot: Snapshot | None, hel
 
 def _by_path(snapshot: Snapshot) -> dict[str, SnapshotFile]:
     return {file.path: file for file in snapshot.files}
+
+
+def _identified(
+    remote: Adopts, listing: Listing, wanted: Iterable[RemoteFile], have: Mapping[str, SnapshotFile]
+) -> Iterator[RemoteFile]:
+    """The files, with a digest for those that may be the recorded ones; what did not move is not hashed."""
+    for file in wanted:
+        old = have.get(file.path)
+        if old is None or old.size != file.size or file.sha256 is not None or file.git_sha1 is not None:
+            yield file
+            continue
+        with remote_errors(listing.repository):
+            path = remote.local(listing, file)
+            digest = old.digest if Stamp.of(path.lstat()) == old.stamp else hash_path(path)
+        yield replace(file, sha256=digest.hex)
 
 
 def _changes(wanted: Iterable[RemoteFile], have: Mapping[str, SnapshotFile]) -> Iterable[Change]:

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,7 +88,7 @@ def test_logits_and_greedy_tokens_are_those_of_mlx_lm(variant: str, chunk: int, 
     checkpoint = read_checkpoint(ModelSource(path=path))
     assert checkpoint.fallback is not None
     with mx.stream(mx.cpu):
-        decoder = fallback_decoder(checkpoint, checkpoint.fallback)
+        decoder = fallback_decoder(checkpoint, checkpoint.fallback, on_cpu=True)
         cache, tokens, logprobs = decoder.new_cache(), [], []
         for start in range(0, len(PROMPT), chunk):
             logits = decoder(mx.array(PROMPT[start : start + chunk]), cache, None)
@@ -124,7 +125,7 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path) -> None:
     assert not [name for name, module in sys.modules.items() if str(path) in str(getattr(module, "__file__", ""))]
 
 
-def test_mlx_lm_itself_is_never_imported(tmp_path: Path) -> None:
+def test_mlx_lm_itself_is_never_imported_and_nothing_compiled(tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path\n"
         "from metalchat_engine import EngineSettings, GenerationRequest, ModelSource\n"
@@ -132,14 +133,22 @@ def test_mlx_lm_itself_is_never_imported(tmp_path: Path) -> None:
         "source, files = ModelSource(path=Path(sys.argv[1])), resource.getrlimit(resource.RLIMIT_NOFILE)\n"
         "assert MlxEngine().inspect(source).loadable\n"
         "assert not {'mlx', 'numpy', 'tokenizers'} & set(sys.modules)\n"
-        "with MlxEngine().load(source, EngineSettings()) as model:\n"
+        "with MlxEngine().load(source, EngineSettings(extra={'device': 'cpu'})) as model:\n"
         "    list(model.generate(GenerationRequest(prompt='Once', max_tokens=2)))\n"
         "assert resource.getrlimit(resource.RLIMIT_NOFILE) == files\n"
         "print(sorted({'mlx_lm', 'transformers', 'sentencepiece'} & set(sys.modules)))"
     )
-    path = str(written(tmp_path / "model"))
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    path, temporary = written(tmp_path / "model"), tmp_path / "temporary"
+    temporary.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TMPDIR": str(temporary)},
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(

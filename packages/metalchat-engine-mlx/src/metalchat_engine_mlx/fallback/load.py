@@ -36,7 +36,7 @@ def load_fallback(
     streams = take_streams(own, threads=1)
     try:
         with mx.stream(streams[0]):
-            decoder = fallback_decoder(checkpoint, fallback)
+            decoder = fallback_decoder(checkpoint, fallback, on_cpu=demand.on_cpu)
         found = prompt()
     except BaseException:
         give_back(streams)
@@ -67,8 +67,12 @@ def load_fallback(
     )
 
 
-def fallback_decoder(checkpoint: Checkpoint, fallback: Fallback) -> FallbackDecoder:
+def fallback_decoder(checkpoint: Checkpoint, fallback: Fallback, *, on_cpu: bool) -> FallbackDecoder:
     """The model alone, on the current stream. Raises InvalidModel and OutOfMemory."""
+    if on_cpu:
+        # For a CPU MLX runs g++, and loads what that makes out of the folder for temporary files, which others can
+        # write to; and a thread that ends with such code while the process does aborts it. It is one switch for all.
+        mx.disable_compile()
     try:
         with translated(checkpoint.name, fallback.family):
             return _tried(_network(checkpoint, fallback), checkpoint, fallback)

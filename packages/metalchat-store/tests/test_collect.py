@@ -296,6 +296,21 @@ def test_without_grace_only_what_was_used_within_the_minute_stays(store: Store, 
     assert store.gc(max_size=0, grace=0).models == (entry,)
 
 
+def test_what_an_eviction_frees_is_freed_at_once(
+    store: Store, entry: Entry, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taking a model away changes the time of its content, which is no sign of a pull in flight."""
+    monkeypatch.setattr("metalchat_store._used.EVERY", -HOUR)
+    latest = max(path.stat().st_ctime for path in store.home.rglob("*"))
+    clock.ahead = latest + 0.001 - time.time()
+    would = store.gc(max_size=0, grace=0, dry_run=True)
+    did = store.gc(max_size=0, grace=0)
+    assert did == would
+    assert did.models == (entry,)
+    assert did.bytes > 200_000
+    assert store.usage().blobs == 0
+
+
 def test_the_use_of_a_model_is_noted_once_a_minute(store: Store, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     store.path(entry.id)
     note = store.home / "used" / entry.id

@@ -95,6 +95,7 @@ class Collector:
         self._changing = changing
         self._dry_run = dry_run
         self._unlinked = unlinked
+        self._evicted: dict[int, float] = {}  # inodes, and when they changed before they lost a name here
 
     def run(self, max_size: int | None) -> Collected:
         """Evict, then forget earlier states, then delete what nothing names. Killed anywhere, the next run goes on."""
@@ -136,7 +137,7 @@ class Collector:
             facts = path.lstat()
         except FileNotFoundError:
             return True
-        return max(facts.st_mtime, facts.st_ctime) >= self._before
+        return _changed(facts) >= self._before
 
     def _evict(self, seen: _Seen, max_size: int, held: Set[str]) -> tuple[list[Entry], int]:
         """Remove the models that were not used for the longest time until the kept content fits."""
@@ -169,6 +170,8 @@ class Collector:
         with self._changing(id):
             if self._roots.of(id) or _used.last(self._layout, id) != last:
                 return False
+            for inode, changed in _changes(self._layout.models / id):
+                self._evicted.setdefault(inode, changed)
             with suppress(FileNotFoundError):
                 remove(self._entries.take_away(id))
             _used.forget(self._layout, id)
@@ -196,7 +199,7 @@ class Collector:
             if digest not in named:
                 with suppress(FileNotFoundError):
                     facts = os.lstat(path)
-                    recent = max(facts.st_mtime, facts.st_ctime) >= self._before
+                    recent = self._evicted.get(facts.st_ino, _changed(facts)) >= self._before
                     if not recent and facts.st_ino not in seen.inodes:
                         doomed.append((digest, facts))
         if not self._dry_run:
@@ -263,6 +266,18 @@ def _blobs(root: Path) -> Iterator[tuple[Digest, str]]:
                     for item in found:
                         if _REST.fullmatch(item.name) and item.is_file(follow_symlinks=False):
                             yield Digest(shard.name + item.name), item.path
+
+
+def _changed(facts: os.stat_result) -> float:
+    return max(facts.st_mtime, facts.st_ctime)
+
+
+def _changes(folder: Path) -> Iterator[tuple[int, float]]:
+    """The inodes of all that is below an entry, and when they changed."""
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            facts = path.lstat()
+            yield facts.st_ino, _changed(facts)
 
 
 def _inodes(folder: Path | str) -> Iterator[int]:

@@ -192,6 +192,15 @@ def test_F_6_what_is_pinned_is_updated_only_with_consent(
     assert cli(*words).code == 0
 
 
+def test_what_an_interrupted_pull_left_goes_on_request(cli: Cli, id: str, home: Path) -> None:
+    left = home / "partial" / f"{'a' * 64}~{2**22 + 1}-00000000.part"
+    left.write_bytes(bytes(5000))
+    assert cli("store", "gc").out == "freed 0 B: 0 contents, 0 earlier states\n"
+    assert cli("store", "gc", "--partials", "--dry-run").out.startswith("would free 5.0 kB: ")
+    assert cli("store", "gc", "--partials").out.startswith("freed 5.0 kB: ")
+    assert not left.exists()
+
+
 def test_a_rollback_goes_back_offline_until_the_collection(cli: Cli, fails: Cli, id: str, hub: FakeHub) -> None:
     second = hub.commit(NAME, template("other"))
     cli("model", "update", NAME)

@@ -185,7 +185,10 @@ def test_content_that_lost_its_name_gets_it_back(store: Store, entry: Entry) -> 
     assert store.path(entry.id) == entry.path
 
 
-def test_what_dead_pulls_left_and_damaged_content_goes(store: Store, entry: Entry, clock: Clock) -> None:
+@pytest.mark.parametrize("later", [True, False], ids=["after a week", "on request"])
+def test_what_dead_pulls_left_and_damaged_content_goes(
+    store: Store, entry: Entry, clock: Clock, *, later: bool
+) -> None:
     partial = store.home / "partial"
     dead = 2**22 + 1
     resumable = partial / f"{'a' * 64}~{dead}-00000000.part"
@@ -199,8 +202,12 @@ def test_what_dead_pulls_left_and_damaged_content_goes(store: Store, entry: Entr
     assert [path.name for path in partial.iterdir()] == [resumable.name]
     clock.ahead = 2 * HOUR
     assert store.gc().bytes == 70
-    clock.ahead = 200 * HOUR
-    assert store.gc().bytes == 500
+    assert store.gc(partials=True, dry_run=True).bytes == 500
+    running = partial / f"{'b' * 64}~{os.getppid()}-00000000.part"
+    running.write_bytes(bytes(7))
+    clock.ahead = 200 * HOUR if later else 0
+    assert store.gc(partials=not later).bytes == 500
+    assert list(partial.iterdir()) == [running]
 
 
 def test_an_unused_model_is_evicted_before_a_used_one(store: Store, remote: MemoryRemote, clock: Clock) -> None:

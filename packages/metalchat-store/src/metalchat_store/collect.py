@@ -1,5 +1,6 @@
 """What nothing refers to any more is found in one walk over the store, and deleted."""
 
+import math
 import os
 import re
 import stat
@@ -72,7 +73,8 @@ class _Seen:
 class Collector:
     """One collection. What is younger than `grace` seconds at the time `now` may belong to a pull in flight.
 
-    `unlinked` counts the names of inodes that a real run would have removed already, for all that a dry run goes over.
+    `partials`: what interrupted pulls would go on from goes too, however young. `unlinked` counts the names of inodes
+    that a real run would have removed already, for all that a dry run goes over.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Collector:
         grace: float,
         changing: Callable[[str], AbstractContextManager[None]],
         dry_run: bool,
+        partials: bool,
         unlinked: Counter[int],
     ) -> None:
         self._layout = layout
@@ -94,6 +97,7 @@ class Collector:
         self._before = now - grace
         self._changing = changing
         self._dry_run = dry_run
+        self._partials = partials
         self._unlinked = unlinked
         self._evicted: dict[int, float] = {}  # inodes, and when they changed before they lost a name here
 
@@ -230,7 +234,7 @@ class Collector:
 
     def _tidy(self, seen: _Seen) -> int:
         """Delete what pulls that ended left behind, damaged content, and notes about models that are not there."""
-        useless = set(_partials.useless(self._layout, frozenset(), now=self._now))
+        useless = set(_partials.useless(self._layout, frozenset(), now=math.inf if self._partials else self._now))
         with suppress(FileNotFoundError), os.scandir(self._layout.partial) as found:
             useless |= {
                 Path(item.path)

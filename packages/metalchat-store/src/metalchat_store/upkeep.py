@@ -23,7 +23,9 @@ GRACE = 3600.0
 class Upkeep(Base):
     """The part of the store that counts, keeps and deletes."""
 
-    def gc(self, *, max_size: int | None = None, grace: float = GRACE, dry_run: bool = False) -> "Collected":
+    def gc(
+        self, *, max_size: int | None = None, grace: float = GRACE, partials: bool = False, dry_run: bool = False
+    ) -> "Collected":
         """Delete what nothing refers to: earlier states of models, content without a model, what pulls left behind.
 
         The same of datasets and spaces, which are neither counted in `max_size` nor evicted.
@@ -31,8 +33,8 @@ class Upkeep(Base):
         Models stay, and so do states that a known `metalchat.lock` names. With `max_size`, in bytes of content, those
         that were not used for the longest time are evicted until the rest fits, except models that are pinned, locked,
         selected by a known manifest, or were used within `grace` seconds.
-        Pulls may run meanwhile: what is younger than `grace` stays. Killed anywhere, nothing that is referred to is
-        lost. `dry_run` only counts.
+        Pulls may run meanwhile: what is younger than `grace` stays. What an interrupted pull would go on from stays for
+        a week, unless `partials`. Killed anywhere, nothing that is referred to is lost. `dry_run` only counts.
         """
         from metalchat_store.collect import Collected, Collector
 
@@ -47,6 +49,7 @@ class Upkeep(Base):
                     grace=grace,
                     changing=partial(self._changing, layout=layout),
                     dry_run=dry_run,
+                    partials=partials,
                     unlinked=unlinked,
                 )
                 done = done.plus(collector.run(max_size if kind == "model" else None))

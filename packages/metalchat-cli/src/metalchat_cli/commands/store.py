@@ -53,6 +53,7 @@ def gc(
     dry_run: bool = False,
     max_size: str | None = None,
     grace: Annotated[str, Parameter(show_default=True)] = "1h",
+    partials: bool = False,
     json: bool = False,
 ) -> None:
     """Delete what nothing refers to: earlier states of models, content without a model, what pulls left behind.
@@ -68,11 +69,14 @@ def gc(
         are pinned, locked, or selected by a known metalchat.toml stay, and so do datasets and spaces.
     grace
         Leave alone what is younger than this, since a pull may be on its way.
+    partials
+        Delete what interrupted pulls would go on from, which stays for a week otherwise.
     json
         Print JSON.
     """
     limit = None if max_size is None else sizes.parse_size("--max-size", max_size)
-    done = store().gc(max_size=limit, grace=sizes.parse_duration("--grace", grace), dry_run=dry_run)
+    age = sizes.parse_duration("--grace", grace)
+    done = store().gc(max_size=limit, grace=age, partials=partials, dry_run=dry_run)
     if json:
         terminal.json_line(
             {

@@ -21,6 +21,7 @@ from metalchat_engine import (
 )
 
 from metalchat_engine_mlx.checkpoint import Checkpoint, read_checkpoint, read_own
+from metalchat_engine_mlx.fallback.library import installed_version
 from metalchat_engine_mlx.libraries import with_weights
 from metalchat_engine_mlx.machine import available_memory, expects_cpu, gpu_memory
 from metalchat_engine_mlx.memory import Demand, fitting_context, size
@@ -106,12 +107,12 @@ class MlxEngine:
         own = read_settings(settings)
         if not (own.device == "cpu" or expects_cpu()):
             memory = gpu_memory()
-            return ["on a GPU" if memory is None else f"on a GPU with {size(memory)} for a model"]
+            return ["on a GPU" if memory is None else f"on a GPU with {size(memory)} for a model", *_others()]
         from metalchat_engine_mlx.speed import products
 
         memory = available_memory()
         said = [] if memory is None else [f"{size(memory)} of memory available to a model"]
-        return [f"on the CPU, {products(own)}", *said]
+        return [f"on the CPU, {products(own)}", *said, *_others()]
 
     def load(self, source: ModelSource, settings: EngineSettings) -> Model:
         own = read_settings(settings)
@@ -135,6 +136,11 @@ class MlxEngine:
         except BaseException:
             prompt.discard(lambda found: found.close())
             raise
+
+
+def _others() -> list[str]:
+    version = installed_version()
+    return [] if version is None else [f"mlx-lm {version} runs families that this engine does not have"]
 
 
 def _available(demand: Demand) -> int | None:

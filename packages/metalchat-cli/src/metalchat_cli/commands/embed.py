@@ -34,7 +34,7 @@ def embed(
     asked = _texts(texts)
     with session.opened(session.Choices(model=model, engine=engine)) as opened:
         if not isinstance(opened.model, SupportsEmbedding):
-            raise errors.Usage(f"model '{opened.model.info.name}' and its engine give no vectors; choose --engine mlx")
+            raise errors.Usage(f"model '{opened.model.info.name}' and its engine give no vectors; choose others")
         try:
             vectors = opened.model.embed(asked)
         except ContextTooLong as error:

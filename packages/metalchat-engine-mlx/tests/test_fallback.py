@@ -33,7 +33,7 @@ from metalchat_engine_mlx.checkpoint import read_checkpoint
 from metalchat_engine_mlx.drawing import numbers
 from metalchat_engine_mlx.fallback.library import find_family, installed_version
 from metalchat_engine_mlx.fallback.load import fallback_decoder
-from metalchat_engine_mlx.testing import write_fallback_model, write_safetensors, write_tiny_model
+from metalchat_engine_mlx.testing import write_fallback_model, write_tiny_model
 
 GOLDEN = Path(__file__).parent / "golden"
 ANSWERS: dict[str, dict[str, Any]] = json.loads((GOLDEN / "mlx_lm.json").read_text())
@@ -185,22 +185,6 @@ def test_another_name_of_a_family_is_known(tmp_path: Path) -> None:
     assert len(answer(path)[0]) == len(tokens[0])
 
 
-def test_experts_that_are_stored_one_by_one_are_the_same(tmp_path: Path) -> None:
-    path = written(tmp_path / "model", "olmoe")
-    stacked = answer(path)
-    arrays = mx.load(str(path / "model.safetensors"))
-    assert isinstance(arrays, dict)
-    single: dict[str, Any] = {}
-    for name, array in arrays.items():
-        if ".switch_mlp." in name:
-            for expert in range(array.shape[0]):
-                single[name.replace("switch_mlp", f"experts.{expert}")] = np.array(array[expert])
-        else:
-            single[name] = np.array(array)
-    write_safetensors(path / "model.safetensors", single)
-    assert answer(path) == stacked
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -285,26 +269,6 @@ def test_a_config_that_is_wrong_is_one_line(
     said = refused(lambda: MlxEngine().load(source, EngineSettings()), InvalidModel)
     assert expected in said
     assert len(said) < 400
-
-
-def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "model")
-    arrays = mx.load(str(path / "model.safetensors"))
-    assert isinstance(arrays, dict)
-    tensors = {name: np.array(array) for name, array in arrays.items()}
-    write_safetensors(path / "model.safetensors", tensors | {"model.norm.weight": np.ones(64, dtype=np.uint8)})
-    source = ModelSource(path=path)
-    assert "which such a model does not have there" in refused(
-        lambda: MlxEngine().load(source, EngineSettings()), InvalidModel
-    )
-    write_safetensors(path / "model.safetensors", tensors | {"model.norm.weight": np.ones(64, dtype=np.int64)})
-    assert "'model.norm.weight' is I64" in refused(lambda: MlxEngine().load(source, EngineSettings()), UnsupportedModel)
-
-
-def test_quantisation_of_another_tool_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "model", quantization_config={"quant_method": "awq", "bits": 4})
-    said = refused(lambda: MlxEngine().load(ModelSource(path=path), EngineSettings()), UnsupportedModel)
-    assert "'quantization_config.quant_method'" in said
 
 
 def test_a_load_that_fails_keeps_no_memory(tmp_path: Path) -> None:

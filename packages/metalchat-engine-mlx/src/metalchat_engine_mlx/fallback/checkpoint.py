@@ -20,6 +20,7 @@ from metalchat_engine_mlx.weights import weight_files
 HONOURED = ("deterministic", "device", "memory_limit", "prefix_cache_bytes")
 """The engine's settings that a model of mlx-lm takes, besides the length of its context and of a piece of a prompt."""
 
+_SCALES = (".scales", "_scales")
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _STORED = (*DTYPES, "U8", "U32")
 
@@ -59,7 +60,7 @@ def read_fallback(path: Path, name: str, document: Mapping[str, Any], options: O
     packings = {
         module: packing
         for key in tensors
-        if key.endswith(".scales") and (packing := quantization.packing(module := key.removesuffix(".scales")))
+        if key.endswith(_SCALES) and (packing := quantization.packing(module := key[: -len(_SCALES[0])]))
     }
     config = ModelConfig(
         model_type=family.model_type,

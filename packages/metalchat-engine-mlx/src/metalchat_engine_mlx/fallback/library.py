@@ -48,11 +48,10 @@ def installed_version() -> str | None:
 
 def find_family(model_type: object) -> Family | None:
     """The model of mlx-lm for a `model_type` that this engine has no decoder for; None where there is none."""
-    found = _installed()
-    if found is None or not isinstance(model_type, str) or model_type in FAMILIES:
+    if not isinstance(model_type, str) or model_type in FAMILIES:
         return None
-    folder, version = found
-    return _family(folder, version, model_type)
+    found = _installed()
+    return None if found is None else _family(*found, model_type)
 
 
 def known_families() -> list[str]:

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 
 from metalchat_engine_mlx.checkpoint import Checkpoint
 from metalchat_engine_mlx.fallback.checkpoint import Fallback
-from metalchat_engine_mlx.fallback.decoder import FallbackDecoder, translated
+from metalchat_engine_mlx.fallback.decoder import FallbackDecoder, arrays_of, translated
 from metalchat_engine_mlx.fallback.library import import_model
 from metalchat_engine_mlx.fallback.recall import LastText
 from metalchat_engine_mlx.keeping import cache_limit
@@ -99,7 +99,9 @@ def _network(checkpoint: Checkpoint, fallback: Fallback) -> Any:
     network.load_weights(list(arrays.items()), strict=True)
     del arrays
     network.eval()
-    mx.eval(network.parameters())
+    # One by one, so that what is read to be stacked or transposed is let go of.
+    for array in arrays_of(network.parameters()):
+        mx.eval(array)
     return network
 
 

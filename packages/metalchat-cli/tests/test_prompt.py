@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from metalchat_engine.testing import EchoEngine
 from metalchat_engine.testing._echo import EchoModel
 
 Cli = Callable[..., Any]
+USUAL = Sampling(temperature=0.8, top_p=0.95, top_k=40, min_p=0.05)
 
 
 class Recording(EchoEngine):
@@ -62,7 +64,7 @@ def test_the_text_of_the_option_is_answered(cli: Cli, engine: Recording) -> None
     done = cli("prompt", "-c", "Hello there")
     assert (done.code, done.out, done.err) == (0, "Hello there", "")
     assert said(engine) == [("user", "Hello there")]
-    assert engine.requests[0].sampling == Sampling()
+    assert engine.requests[0].sampling == USUAL
     assert engine.requests[0].max_tokens is None
 
 
@@ -114,10 +116,10 @@ def test_an_argument_that_is_no_text_is_refused(fails: Cli, engine: Recording, o
 
 
 def test_the_options_reach_the_request(cli: Cli, engine: Recording) -> None:
-    options = ["--temperature", "0.5", "--top-p", "0.9", "--top-k", "40", "--seed", "7", "--max-tokens", "2"]
+    options = ["--temperature", "0.5", "--top-p", "0.9", "--top-k", "30", "--seed", "7", "--max-tokens", "2"]
     assert cli("prompt", "-c", "one two three", *options).out == "one two"
     request = engine.requests[-1]
-    assert request.sampling == Sampling(temperature=0.5, top_p=0.9, top_k=40, seed=7)
+    assert request.sampling == replace(USUAL, temperature=0.5, top_p=0.9, top_k=30, seed=7)
     assert request.max_tokens == 2
 
 
@@ -149,7 +151,7 @@ def test_greedy_in_the_manifest_is_temperature_zero_and_nothing_else(cli: Cli, e
     assert cli("prompt", "-c", "Hello").code == 0
     assert engine.requests[-1].sampling == Sampling(temperature=0)
     assert cli("prompt", "-c", "Hello", "--temperature", "0.5").code == 0
-    assert engine.requests[-1].sampling == Sampling(temperature=0.5)
+    assert engine.requests[-1].sampling == replace(USUAL, temperature=0.5)
 
 
 def test_temperature_zero_is_greedy_whatever_the_manifest_says(cli: Cli, engine: Recording) -> None:

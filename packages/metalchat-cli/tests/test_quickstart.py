@@ -72,7 +72,7 @@ def test_it_is_greedy_unless_told_otherwise(cli: Cli, index: FakeIndex, engine: 
     assert cli("quickstart", "--temperature", "0.7", "--seed", "3", "--max-tokens", "2").code == 0
     assert [request.sampling for request in engine.requests] == [
         Sampling(temperature=0),
-        Sampling(temperature=0.7, seed=3),
+        Sampling(temperature=0.7, top_p=0.95, top_k=40, min_p=0.05, seed=3),
     ]
     assert engine.requests[-1].max_tokens == 2
 

@@ -85,7 +85,11 @@ def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["global home/metalchat.toml 8 0.6", f"local {tmp_path}/project/metalchat.toml 2 0.2"]
+    assert lines == [
+        "default None None 0.8",
+        "global home/metalchat.toml 8 0.6",
+        f"local {tmp_path}/project/metalchat.toml 2 0.2",
+    ]
 
 
 def test_the_file_in_the_readme_has_every_key():

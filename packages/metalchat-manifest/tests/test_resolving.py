@@ -4,6 +4,7 @@ import json
 
 import pytest
 from metalchat_manifest import (
+    DEFAULTS,
     InvalidManifest,
     InvalidModelFile,
     InvalidPrompt,
@@ -18,7 +19,9 @@ from metalchat_manifest import (
 
 LLAMA = ModelSpec(repository="https://h/llama", architecture="llama3", partitioning="sharded", variant="huggingface")
 QWEN = ModelSpec(repository="https://h/qwen", architecture="qwen3", partitioning="sharded", variant="huggingface")
-TEMPERATURE = "inference.sampling.temperature"
+SAMPLING = "inference.sampling."
+TEMPERATURE = f"{SAMPLING}temperature"
+SEED = f"{SAMPLING}seed"
 
 
 def model_table(spec):
@@ -60,17 +63,33 @@ def world(tmp_path):
     return World(tmp_path)
 
 
-def test_with_nothing_written_only_the_engine_has_a_default(world):
+def test_with_nothing_written_the_engine_and_the_sampling_have_defaults(world):
     resolved = world.resolve()
-    assert [(each.key, each.value, each.origin) for each in resolved.settings()] == [
-        ("engine.name", "mlx", Origin(scope="default"))
-    ]
+    assert {each.key: each.value for each in resolved.settings()} == dict(DEFAULTS)
+    assert {each.origin for each in resolved.settings()} == {Origin(scope="default")}
     assert (resolved.model, resolved.model_origin) == (None, None)
-    assert resolved.setting(TEMPERATURE) is None
-    assert resolved.get(TEMPERATURE) is None
-    assert resolved.get(TEMPERATURE, 1.0) == 1.0
-    assert resolved.explain(TEMPERATURE) == ()
+    assert resolved.setting(SEED) is None
+    assert resolved.get(SEED) is None
+    assert resolved.get(SEED, 1) == 1
+    assert resolved.explain(SEED) == ()
     assert resolved.system_prompt() is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"do_sample": True}, {"do_sample": False}, {"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.1}],
+)
+def test_a_model_that_says_how_to_be_sampled_is_not_sampled_otherwise(world, said):
+    path = world.model_file("generation_config.json", said)
+    found = {each.key: each.origin for each in world.resolve(model=LLAMA).settings() if each.key.startswith(SAMPLING)}
+    assert {origin.path for origin in found.values()} == {path}
+    assert len(found) == 1
+
+
+def test_a_model_that_says_other_things_about_its_answers_has_the_sampling_of_others(world):
+    world.model_file("generation_config.json", {"eos_token_id": 2, "repetition_penalty": 1.1})
+    resolved = world.resolve(model=LLAMA)
+    assert {key: resolved.get(key) for key in DEFAULTS} == dict(DEFAULTS)
 
 
 def test_a_read_creates_no_file(world, tmp_path):
@@ -331,7 +350,7 @@ def test_environment_variables_name_keys(world):
         "METALCHAT_MODEL_VARIANT": "gguf",
     }
     resolved = world.resolve(environ=environ)
-    assert {each.key: each.value for each in resolved.settings()} == {
+    assert {each.key: each.value for each in resolved.settings() if each.origin.scope != "default"} == {
         "inference.sampling.temperature": 0.5,
         "inference.sampling.type": "nucleus",
         "inference.max_sequence_length": 128,
@@ -341,7 +360,7 @@ def test_environment_variables_name_keys(world):
         "tools.set": "clock",
         "options.tie_word_embeddings": True,
     }
-    assert {each.origin.variable for each in resolved.settings()} == {
+    assert {each.origin.variable for each in resolved.settings() if each.origin.scope != "default"} == {
         name for name, text in environ.items() if text and not name.endswith(("HOME", "TOKEN", "ZZZ", "VARIANT"))
     }
 

@@ -17,8 +17,17 @@ from metalchat_manifest.scopes import Origin, Scope, Setting, find_local, global
 from metalchat_manifest.spec import ModelSpec
 from metalchat_manifest.values import Value
 
-DEFAULTS: Mapping[str, Value] = MappingProxyType({"engine.name": "mlx"})
-"""The weakest layer. Sampling has no default here: what nobody sets is the engine's neutral value."""
+DEFAULTS: Mapping[str, Value] = MappingProxyType(
+    {
+        "engine.name": "mlx",
+        "inference.sampling.k": 40,
+        "inference.sampling.min_p": 0.05,
+        "inference.sampling.probability": 0.95,
+        "inference.sampling.temperature": 0.8,
+    }
+)
+"""The weakest layer. Its sampling, which is that of llama.cpp, is for models that do not say how to be sampled: drawing
+from the whole vocabulary at temperature 1, the neutral value, small models write nonsense."""
 
 MAX_PROMPT_BYTES = 2**20
 
@@ -196,8 +205,10 @@ def resolve(
     layers = [_Layer(scope="default", values=DEFAULTS)]
     if chosen is not None:
         folder = _model_folder(home, chosen)
-        files = (read_config(folder), read_generation_config(folder))
-        layers += [_Layer(scope=file.path.name, values=file.values, file=file) for file in files if file is not None]
+        files = [file for file in (read_config(folder), read_generation_config(folder)) if file is not None]
+        if any(key in file.values for file in files for key in (_TYPE, *_SHAPING)):
+            layers = [_Layer(scope="default", values={key: DEFAULTS[key] for key in DEFAULTS if key not in _SHAPING})]
+        layers += [_Layer(scope=file.path.name, values=file.values, file=file) for file in files]
         _read(manifests, Scope.MODEL, folder / FILE_NAME)
     for scope in (Scope.MODEL, Scope.GLOBAL, Scope.LOCAL):
         manifest = manifests.get(scope)

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from metalchat_store import DiskError, Entry, Store, roots
+from metalchat_store import DiskError, Entry, NetworkError, Store, roots
 from metalchat_store.testing import MemoryRemote
-from metalchat_store.testing.memory import tiny_model
+from metalchat_store.testing.memory import Fault, tiny_model
 
 BASE = "memory://host/"
 URL = BASE + "org/m"
@@ -183,6 +183,41 @@ def test_content_that_lost_its_name_gets_it_back(store: Store, entry: Entry) -> 
     store.gc()
     assert blobs(store) == before
     assert store.path(entry.id) == entry.path
+
+
+def interrupted(store: Store, remote: MemoryRemote, url: str) -> None:
+    remote.faults = {"model.safetensors": [Fault(cut=100_000), Fault(error=NetworkError("gone"))]}
+    with pytest.raises(NetworkError):
+        store.pull(url)
+
+
+def test_whole_files_of_a_pull_that_is_not_over_stay(store: Store, remote: MemoryRemote, clock: Clock) -> None:
+    interrupted(store, remote, URL)
+    came = blobs(store)
+    assert came
+    clock.ahead = 48 * HOUR
+    assert store.gc().blobs == 0
+    assert blobs(store) == came
+    remote.reads.clear()
+    store.pull(URL)
+    assert remote.reads == [("model.safetensors", 100_000)]
+
+
+def test_what_earlier_states_had_goes_while_a_pull_is_not_over(
+    store: Store, entry: Entry, remote: MemoryRemote, clock: Clock
+) -> None:
+    remote.files = tiny_model(seed=2)
+    store.update(entry.id)
+    remote.files = tiny_model(seed=3)
+    interrupted(store, remote, f"{BASE}org/other")
+    clock.ahead = 48 * HOUR
+    collected = store.gc()
+    assert collected.snapshots == 1
+    assert collected.bytes > 200_000
+    left = blobs(store)
+    assert store.gc(partials=True).bytes > 100_000
+    assert blobs(store) < left
+    assert store.verify(entry.id).ok
 
 
 @pytest.mark.parametrize("later", [True, False], ids=["after a week", "on request"])

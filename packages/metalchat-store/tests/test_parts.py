@@ -116,8 +116,10 @@ def test_without_validators_the_digest_finds_mixed_parts(make_store: Make, liste
 @pytest.mark.parametrize("after", [65536, 300_000 + 131072, 1_500_000])
 def test_an_interrupted_pull_goes_on_in_every_part(make_store: Make, home: Path, after: int) -> None:
     interrupted(make_store, after)
-    (journal,) = (path for path in (home / "partial").iterdir() if path.suffix == ".json")
-    ranges = json.loads(journal.read_text())["ranges"]
+    # A part beyond `after` may have ended the pull before any byte came; then nothing is left of it.
+    journals = [path for path in (home / "partial").iterdir() if path.suffix == ".json"]
+    assert len(journals) <= 1
+    ranges = [span for journal in journals for span in json.loads(journal.read_text())["ranges"]]
     arrived = sum(end - start for start, end in ranges)
     there = remote()
     store = make_store(there)

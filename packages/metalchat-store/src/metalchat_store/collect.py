@@ -2,10 +2,8 @@
 
 import math
 import os
-import re
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Set
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +14,13 @@ from metalchat_store._heal import heal_files
 from metalchat_store._hints import SUFFIX as HINT
 from metalchat_store._layout import Layout
 from metalchat_store._locks import SUFFIX, discard
+from metalchat_store._walk import blobs_below, changed, changes, inodes, size
 from metalchat_store.blobs import Blobs
 from metalchat_store.digest import Digest
 from metalchat_store.entries import Entries
 from metalchat_store.roots import Roots
 from metalchat_store.snapshots import Snapshot, SnapshotFile, Snapshots
 from metalchat_store.types import Entry
-
-_SHARD = re.compile(r"[0-9a-f]{2}")
-_REST = re.compile(r"[0-9a-f]{62}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +103,9 @@ class Collector:
         locked = {(root.id, root.commit) for root in roots if root.kind == "lock"}
         seen = self._look(locked)
         evicted, left = ((), 0) if max_size is None else self._evict(seen, max_size, {root.id for root in roots})
+        former = self._former(seen) if self._pending() else None
         gone = sum(self._forget(path, id, commit) for path, (id, commit) in seen.old.items())
-        blobs, freed = self._sweep(seen)
+        blobs, freed = self._sweep(seen, former)
         freed += self._tidy(seen)
         return Collected(models=tuple(evicted), snapshots=gone, blobs=blobs, bytes=freed, too_large=left)
 
@@ -133,7 +130,7 @@ class Collector:
                 seen.old[path] = (id, commit)
         for id, entry in seen.entries.items():
             if id not in seen.current:  # unknown, or without a record
-                seen.inodes |= set(_inodes(entry.path))
+                seen.inodes |= set(inodes(entry.path))
         return seen
 
     def _is_recent(self, path: Path) -> bool:
@@ -141,7 +138,7 @@ class Collector:
             facts = path.lstat()
         except FileNotFoundError:
             return True
-        return _changed(facts) >= self._before
+        return changed(facts) >= self._before
 
     def _evict(self, seen: _Seen, max_size: int, held: Set[str]) -> tuple[list[Entry], int]:
         """Remove the models that were not used for the longest time until the kept content fits."""
@@ -169,13 +166,13 @@ class Collector:
     def _remove(self, id: str, last: float) -> bool:
         """Take a model away, unless it was selected, pinned or used since the walk."""
         if self._dry_run:
-            self._unlinked.update(_inodes(self._layout.models / id))
+            self._unlinked.update(inodes(self._layout.models / id))
             return True
         with self._changing(id):
             if self._roots.of(id) or _used.last(self._layout, id) != last:
                 return False
-            for inode, changed in _changes(self._layout.models / id):
-                self._evicted.setdefault(inode, changed)
+            for inode, when in changes(self._layout.models / id):
+                self._evicted.setdefault(inode, when)
             with suppress(FileNotFoundError):
                 remove(self._entries.take_away(id))
             _used.forget(self._layout, id)
@@ -193,17 +190,35 @@ class Collector:
                 path.unlink()
         return True
 
-    def _sweep(self, seen: _Seen) -> tuple[int, int]:
-        """Delete the blobs that no kept snapshot names; give those that lost their name a new one."""
+    def _useless(self) -> set[Path]:
+        return set(_partials.useless(self._layout, frozenset(), now=math.inf if self._partials else self._now))
+
+    def _pending(self) -> bool:
+        """Whether a pull is on its way, or was interrupted and may go on."""
+        useless = self._useless()
+        with suppress(FileNotFoundError), os.scandir(self._layout.partial) as found:
+            return any(item.name.endswith(".part") and Path(item.path) not in useless for item in found)
+        return False
+
+    def _former(self, seen: _Seen) -> frozenset[Digest]:
+        """What the states name that are about to be forgotten."""
+        snapshots = [self._snapshots.parse(id, path) for path, (id, _) in seen.old.items()]
+        return frozenset(file.digest for snapshot in snapshots if snapshot is not None for file in snapshot.files)
+
+    def _sweep(self, seen: _Seen, former: Set[Digest] | None) -> tuple[int, int]:
+        """Delete the blobs that no kept snapshot names; give those that lost their name a new one.
+
+        Of these only the `former` ones, unless None: the others may be the first files of a pull that is not over.
+        """
         named = seen.digests()
         there: set[Digest] = set()
         doomed: list[tuple[Digest, os.stat_result]] = []
-        for digest, path in _blobs(self._layout.blobs):
+        for digest, path in blobs_below(self._layout.blobs):
             there.add(digest)
-            if digest not in named:
+            if digest not in named and (former is None or digest in former):
                 with suppress(FileNotFoundError):
                     facts = os.lstat(path)
-                    recent = self._evicted.get(facts.st_ino, _changed(facts)) >= self._before
+                    recent = self._evicted.get(facts.st_ino, changed(facts)) >= self._before
                     if not recent and facts.st_ino not in seen.inodes:
                         doomed.append((digest, facts))
         if not self._dry_run:
@@ -234,7 +249,7 @@ class Collector:
 
     def _tidy(self, seen: _Seen) -> int:
         """Delete what pulls that ended left behind, damaged content, and notes about models that are not there."""
-        useless = set(_partials.useless(self._layout, frozenset(), now=math.inf if self._partials else self._now))
+        useless = self._useless()
         with suppress(FileNotFoundError), os.scandir(self._layout.partial) as found:
             useless |= {
                 Path(item.path)
@@ -243,7 +258,7 @@ class Collector:
             }
         with suppress(FileNotFoundError), os.scandir(self._layout.quarantine) as found:
             useless |= {Path(item.path) for item in found if self._is_old(item)}
-        freed = sum(_size(path) for path in useless)
+        freed = sum(size(path) for path in useless)
         if not self._dry_run:
             for path in useless:
                 (discard if path.suffix == f".{SUFFIX}" else remove)(path)
@@ -259,47 +274,3 @@ class Collector:
             return item.stat(follow_symlinks=False).st_ctime < self._before
         except FileNotFoundError:
             return False
-
-
-def _blobs(root: Path) -> Iterator[tuple[Digest, str]]:
-    """Every file that is named like a blob."""
-    with suppress(FileNotFoundError), os.scandir(root) as shards:
-        for shard in shards:
-            if _SHARD.fullmatch(shard.name) and shard.is_dir(follow_symlinks=False):
-                with os.scandir(shard.path) as found:
-                    for item in found:
-                        if _REST.fullmatch(item.name) and item.is_file(follow_symlinks=False):
-                            yield Digest(shard.name + item.name), item.path
-
-
-def _changed(facts: os.stat_result) -> float:
-    return max(facts.st_mtime, facts.st_ctime)
-
-
-def _changes(folder: Path) -> Iterator[tuple[int, float]]:
-    """The inodes of all that is below an entry, and when they changed."""
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            facts = path.lstat()
-            yield facts.st_ino, _changed(facts)
-
-
-def _inodes(folder: Path | str) -> Iterator[int]:
-    """The inodes of all files below an entry."""
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
-        for item in found:
-            if item.is_dir(follow_symlinks=False):
-                yield from _inodes(item.path)
-            else:
-                yield item.inode()
-
-
-def _size(path: Path) -> int:
-    """Bytes that become free with a file or folder: those of files without another name."""
-    try:
-        facts = path.lstat()
-        if stat.S_ISDIR(facts.st_mode):
-            return sum(_size(inner) for inner in list(path.iterdir()))
-    except FileNotFoundError:
-        return 0
-    return facts.st_size if facts.st_nlink == 1 else 0

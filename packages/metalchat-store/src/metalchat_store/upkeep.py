@@ -33,8 +33,9 @@ class Upkeep(Base):
         Models stay, and so do states that a known `metalchat.lock` names. With `max_size`, in bytes of content, those
         that were not used for the longest time are evicted until the rest fits, except models that are pinned, locked,
         selected by a known manifest, or were used within `grace` seconds.
-        Pulls may run meanwhile: what is younger than `grace` stays. What an interrupted pull would go on from stays for
-        a week, unless `partials`. Killed anywhere, nothing that is referred to is lost. `dry_run` only counts.
+        Pulls may run meanwhile: what is younger than `grace` stays. What an interrupted pull would go on from, its
+        whole files too, stays for a week, unless `partials`. Killed anywhere, nothing that is referred to is lost.
+        `dry_run` only counts.
         """
         from metalchat_store.collect import Collected, Collector
 

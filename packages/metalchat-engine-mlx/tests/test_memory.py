@@ -16,6 +16,7 @@ from metalchat_engine import (
     ModelClosed,
     ModelSource,
     OutOfMemory,
+    Regex,
     Sampling,
     SupportsEmbedding,
     UnsupportedRequest,
@@ -91,6 +92,36 @@ def test_the_prediction_is_near_the_peak(kind: dict[str, Any], changes: dict[str
     assert peak is not None
     assert tokens > 600
     assert 0.9 < predicted.total / peak < 1.25
+
+
+@pytest.mark.parametrize(
+    "how", [{"lookup": 32}, {"draft": "other"}, {"draft": "itself", "lookup": 8, "draft_tokens": 8}]
+)
+def test_what_is_guessed_is_in_the_prediction(how: dict[str, Any], tmp_path: Path) -> None:
+    # A vocabulary that is worth counting: each token that is guessed has logits of its own.
+    kind = SHAPE | {"vocab_size": 20000}
+    path = write_tiny_model(tmp_path / "tiny", **kind)
+    other = write_tiny_model(tmp_path / "other", **(kind | {"num_hidden_layers": 2}), seed=3)
+    if "draft" in how:
+        how = how | {"draft": str(path if how["draft"] == "itself" else other)}
+    # Answers that say again what their prompts say.
+    requests = [
+        GenerationRequest(
+            prompt=f"{start} {WORDS * 15}",
+            sampling=Sampling(temperature=0),
+            constraint=Regex(pattern=f"({WORDS}){{4}}"),
+            max_tokens=48,
+        )
+        for start in ("so", "it", "we")
+    ]
+    with load(path, 400, prefix_cache_bytes=0, **how) as model, ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda request: collect(model, request), requests))
+    usages = [answer.finish.usage for answer in answers]
+    assert sum(usage.proposed_tokens for usage in usages) > 0
+    peak = max(answer.finish.timings.peak_memory or 0 for answer in answers)
+    longest = max(usage.total_tokens for usage in usages)
+    ratio = estimate(path, longest, 3, prefix_cache_bytes=0, **how).total / peak
+    assert 0.9 < ratio < 1.25, ratio
 
 
 def test_what_fits_is_loaded_and_what_does_not_names_what_would(path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import metalchat_engine_mlx
 import mlx.core as mx
 import pytest
-from metalchat_engine import EngineError, EngineSettings, Inspection, InvalidModel, ModelSource
+from metalchat_engine import EngineError, EngineSettings, GenerationRequest, Inspection, InvalidModel, ModelSource
+from metalchat_engine.testing import collect
 from metalchat_engine_mlx import MlxEngine
 from metalchat_engine_mlx.testing import write_tiny_adapter, write_tiny_model
 
@@ -68,6 +69,28 @@ def test_a_load_that_fails_keeps_no_memory(tmp_path: Path) -> None:
             with pytest.raises(InvalidModel):
                 MlxEngine().load(ModelSource(path=tmp_path / "tiny"), EngineSettings())
         assert mx.get_active_memory() == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("kind", ["plain", "packed", "draft", "adapter", "states"])
+def test_a_closed_model_keeps_no_memory(kind: str, tmp_path: Path) -> None:
+    tiny = write_tiny_model(tmp_path / "tiny", bits=4 if kind == "packed" else None)
+    extra = {
+        "draft": {"draft": str(tiny), "lookup": 4},
+        "adapter": {"adapters": {"red": str(write_tiny_adapter(tmp_path / "red"))}},
+    }.get(kind, {})
+    settings = EngineSettings(extra=extra, state_directory=tmp_path if kind == "states" else None)
+    gc.disable()
+    try:
+        before = mx.get_active_memory()
+        with MlxEngine().load(ModelSource(path=tiny), settings) as model:
+            adapter = next(iter(model.info.adapters), None)
+            request = GenerationRequest(prompt="so it is " * 8, max_tokens=8, adapter=adapter)
+            assert collect(model, request).finish.usage.completion_tokens > 0
+        # Somebody may still hold the closed model.
+        assert mx.get_active_memory() == before
+        assert model.info.memory_bytes == 0
     finally:
         gc.enable()
 

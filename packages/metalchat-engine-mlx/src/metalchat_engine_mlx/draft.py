@@ -46,17 +46,17 @@ class DraftModel:
     def nbytes(self) -> int:
         return self.decoder.nbytes + self.prefixes.nbytes
 
-    def begin(self, tokens: Sequence[int]) -> "Draft":
-        """Follow a text that begins with `tokens`."""
-        return Draft(self, tokens)
+    def begin(self, tokens: Sequence[int], most: int) -> "Draft":
+        """Follow a text that begins with `tokens`, and may become `most`."""
+        return Draft(self, tokens, most)
 
 
 class Draft:
     """Follows one text. What others have read already is taken over, and what it has read is left to others."""
 
-    def __init__(self, model: DraftModel, tokens: Sequence[int]) -> None:
+    def __init__(self, model: DraftModel, tokens: Sequence[int], most: int) -> None:
         self._model = model
-        self._cache = model.prefixes.take(tokens, None).cache
+        self._cache = model.prefixes.take(tokens, None, most=most).cache
         # The tokens that the cache holds; the first `_agreed` of them are surely those of the text.
         self._held = list(tokens[: self._cache.length])
         self._agreed = self._cache.length

@@ -61,7 +61,7 @@ class Job:
         self._sampler: Sampler | None = None
         self._draw: Draw | None = None
         self._next: Draw | None = None
-        self._ahead: Ahead | None = speculation.begin(plan.tokens, pays_from=model.batch_from)
+        self._ahead: Ahead | None = speculation.begin(plan.tokens, most=self.most, pays_from=model.batch_from)
         self._proposed: list[int] = []
 
     @property
@@ -149,15 +149,15 @@ class Job:
             raise TypeError("no token was drawn")
         return self._draw.token.reshape(1)
 
-    def propose(self) -> None:
-        """Guess what follows the last token, where that is known and the time is right."""
+    def propose(self, most: int) -> None:
+        """Guess what follows the last token, at most so many tokens, where that is known and the time is right."""
         if self._ahead is None or self._ahead.pauses:
             if self._ahead is not None:
                 self._ahead.rest()
             return
         if self._sampler is None:
             raise TypeError("a job has a sampler once it has begun")
-        most = self.plan.limit - self._count - 1
+        most = min(self.plan.limit - self._count - 1, most)
         if most > 0:
             self._proposed = self._ahead.propose(self._known, most, self._sampler)
         # What is computed at once must be rotated alike.

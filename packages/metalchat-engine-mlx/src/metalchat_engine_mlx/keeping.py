@@ -32,9 +32,11 @@ def recall_of(demand: Demand, prompt: "Prompt", draft: DraftModel | None, *, lim
     grain = chunk if own.deterministic else 1
     prefixes = PrefixCache(config.windows, own.prefix_cache_bytes, grain=grain, bits=own.cache_bits)
 
+    drafted = None if draft is None else draft.prefixes  # whoever holds the room must not hold a draft's weights
+
     def give_way(most: int) -> None:
-        if draft is not None:
-            draft.prefixes.shrink(max(most - prefixes.nbytes, 0))
+        if drafted is not None:
+            drafted.shrink(max(most - prefixes.nbytes, 0))
         prefixes.shrink(most)
 
     room = Room(limit, cache(demand.cache), give_way)

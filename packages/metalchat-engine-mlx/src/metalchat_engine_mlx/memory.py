@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from metalchat_engine_mlx.fallback.bounds import Bounds
 
 STEP = 256  # tokens by which room for keys and values grows
+GUESSED = 128  # tokens that are guessed for all texts together, unless they are more
 HOST_CHUNK, DEVICE_CHUNK = 128, 2048
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -53,7 +54,7 @@ class Demand:
         draft = None
         if own.draft is not None:
             found = read_own(ModelSource(path=own.draft), "guess ahead")
-            plain = dataclasses.replace(own, draft=None, cache_bits=None, adapters={})
+            plain = dataclasses.replace(own, draft=None, lookup=0, cache_bits=None, adapters={})
             draft = cls(checkpoint=found, own=plain, on_cpu=on_cpu, chunk=chunk)
         tied = checkpoint.ties_head
         adapters = tuple(read_adapter(*found, checkpoint.config, tied=tied) for found in own.adapters.items())
@@ -88,14 +89,27 @@ class Demand:
         """Bytes besides, while a piece of a prompt is computed, and the next tokens of so many texts are drawn."""
         if self._bounds is not None:
             return self._bounds.transient(tokens, requests, min(self.chunk, tokens), on_cpu=self.on_cpu)
-        config = self.checkpoint.config
+        found = self._passing(tokens, requests) + self._kept(tokens)
+        if self.draft is not None:
+            # The models take turns, and each has its own scratch memory.
+            longest = min(tokens, self.draft.checkpoint.config.context_length)
+            found = max(found, self.draft._passing(longest, 1) + self._kept(tokens)) + self.draft._kept(longest)
+        return found
+
+    def _kept(self, tokens: int) -> int:
+        """Bytes of the scores, and of what is unpacked: a CPU never gives them back."""
         rows = min(self.chunk, tokens)
+        return max(self._scores(layer.attention, rows, tokens) for layer in self.checkpoint.config.layers)
+
+    def _passing(self, tokens: int, requests: int) -> int:
+        config = self.checkpoint.config
+        ahead = min(requests * self.own.ahead, max(GUESSED, requests))
+        rows = max(min(self.chunk, tokens), ahead)
         widest = max(map(_width, config.layers))
         attentions = [layer.attention for layer in config.layers]
         rotated = max((spec.heads + 2 * spec.kv_heads) * spec.head_dim for spec in attentions)
         found = rows * self._value * (6 * config.hidden_size + 3 * rotated + 4 * widest)
-        found += requests * config.vocab_size * 4 * 4
-        found += max(self._scores(spec, rows, tokens) for spec in attentions)
+        found += (requests * 4 + ahead) * config.vocab_size * 4
         # A layer is copied where its room grows, and unpacked as a whole.
         found += max(self._layer(spec, tokens) for spec in attentions)
         if self.own.cache_bits is not None:

@@ -75,7 +75,7 @@ class AnsweringModel(Generic[_D]):
         self._speculation = speculation
         self._closed = threading.Event()
         self._closing = threading.Lock()
-        self._scratch = decoder.scratch
+        self._scratch = decoder.scratch, speculation.scratch
         self._scheduler = Scheduler(
             decoder,
             recall,
@@ -159,6 +159,7 @@ class AnsweringModel(Generic[_D]):
             self._closed.set()
             self._scheduler.close()
             self._recall.close()
+            self._speculation.close()
             self._speculation = Speculation()
             give_back(self._streams)
             mx.clear_cache()
@@ -250,7 +251,7 @@ class AnsweringModel(Generic[_D]):
             logprobs=request.logprobs is not None,
             started=started,
             check_open=self._check_open,
-            peak=lambda: mx.get_peak_memory() + self._scratch(),
+            peak=lambda: mx.get_peak_memory() + sum(scratch() for scratch in self._scratch),
         )
         try:
             yield from answer.events()

@@ -17,6 +17,7 @@ from metalchat_engine import ModelClosed
 
 from metalchat_engine_mlx.errand import Errand
 from metalchat_engine_mlx.job import Job, Plan
+from metalchat_engine_mlx.memory import GUESSED
 from metalchat_engine_mlx.outbox import Outbox
 from metalchat_engine_mlx.rope import Regime
 from metalchat_engine_mlx.running import Remembers, Runs
@@ -253,10 +254,11 @@ class Scheduler(Generic[_D]):
         if model is None:
             return
         groups: dict[tuple[Regime, str | None], list[Job]] = {}
+        most = max(GUESSED // max(len(jobs), 1), 1)
         for job in jobs:
             with self._failing([job]):
                 if not job.own_step():
-                    job.propose()
+                    job.propose(most)
                     groups.setdefault((job.following, job.plan.adapter), []).append(job)
         for (regime, _), group in groups.items():
             computing = [job.computing for job in group]

@@ -67,6 +67,11 @@ class MlxSettings:
     state_directory: Path | None = None
     state_bytes: int = STATE_BYTES
 
+    @property
+    def ahead(self) -> int:
+        """The most tokens that are guessed at a time."""
+        return max(self.lookup, 0 if self.draft is None else self.draft_tokens)
+
 
 def read_settings(settings: EngineSettings) -> MlxSettings:
     """Raises UnsupportedRequest for an unknown key, or a value that a key does not take."""

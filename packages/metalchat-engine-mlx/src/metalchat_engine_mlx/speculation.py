@@ -5,7 +5,7 @@ for token what it would be without. Its logits may differ in the last bits, as m
 than one. (arXiv 2211.17192 and 2302.01318 accept more of what a draft proposes, but say something else.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from metalchat_engine_mlx.draft import Draft, DraftModel
@@ -29,16 +29,29 @@ class Speculation:
     def nbytes(self) -> int:
         return 0 if self.draft is None else self.draft.nbytes
 
-    def begin(self, tokens: Sequence[int], *, pays_from: int) -> "Ahead | None":
-        """For one answer, where anything is guessed. Several tokens at once pay if that saves `pays_from` - 1 steps."""
-        return Ahead(self, tokens, pays_from) if self.lookup or self.draft is not None else None
+    @property
+    def scratch(self) -> Callable[[], int]:
+        """What tells the bytes that a draft keeps besides its weights, outside of MLX."""
+        return (lambda: 0) if self.draft is None else self.draft.decoder.scratch
+
+    def close(self) -> None:
+        """Forget what a draft has read."""
+        if self.draft is not None:
+            self.draft.prefixes.clear()
+
+    def begin(self, tokens: Sequence[int], *, most: int, pays_from: int) -> "Ahead | None":
+        """For one text that may become `most` tokens, where anything is guessed.
+
+        Several tokens at once pay if that saves `pays_from` - 1 steps.
+        """
+        return Ahead(self, tokens, most, pays_from) if self.lookup or self.draft is not None else None
 
 
 class Ahead:
     """The guesses for one answer to the prompt `tokens`. After some that were of no use it pauses, ever longer."""
 
-    def __init__(self, speculation: Speculation, tokens: Sequence[int], pays_from: int) -> None:
-        self._how, self._prompt, self._pays_from = speculation, tokens, pays_from
+    def __init__(self, speculation: Speculation, tokens: Sequence[int], most: int, pays_from: int) -> None:
+        self._how, self._prompt, self._most, self._pays_from = speculation, tokens, most, pays_from
         self._lookup = Lookup() if speculation.lookup else None
         self._draft: Draft | None = None
         self._pause = self._failures = 0
@@ -59,7 +72,7 @@ class Ahead:
             found = self._lookup.propose(known, min(most, self._how.lookup))
         if not found and self._how.draft is not None:
             if self._draft is None:
-                self._draft = self._how.draft.begin(self._prompt)
+                self._draft = self._how.draft.begin(self._prompt, self._most)
             found = self._draft.propose(known, min(most, self._how.draft_tokens), sampler)
         return found if len(found) >= self._pays_from - 1 else []
 

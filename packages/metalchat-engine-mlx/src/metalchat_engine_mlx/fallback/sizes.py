@@ -110,9 +110,15 @@ def read_sizes(fields: Fields, family: Family, tensors: Mapping[str, Tensor]) ->
     kv_heads = heads if split else integer(_KV_HEADS, 1, _MOST_COUNTED, heads)
     cached = max(2 * kv_heads * head_dim, 2 * latent)
     cached += integer(["index_head_dim"], 0, 2**16, 0)
-    named = [number for table in tables for key, value in table.document.data.items() if _INNER.search(key)
-             for _, number in _numbers(key, value)]  # fmt: skip
-    wide = max([2 * hidden, heads * head_dim, *(number for number in named if number < 2**24)])
+    named = [
+        number
+        for table in tables
+        for key, value in table.document.data.items()
+        if _INNER.search(key)
+        for _, number in _numbers(key, value)
+        if number < 2**24
+    ]
+    wide = max(2 * hidden, heads * head_dim, *named)
     state = largest(_STATES, 64) + 2 * largest(_CONVOLUTIONS, 4)
     used = integer(["num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts"], 0, _MOST_COUNTED, 0)
     return Sizes(
@@ -120,7 +126,7 @@ def read_sizes(fields: Fields, family: Family, tensors: Mapping[str, Tensor]) ->
         hidden=hidden,
         layers=layers,
         heads=heads,
-        inner=max(4 * hidden, *(min(number, 2**24) for number in named), 1) * max(used, 1) if named else 4 * hidden,
+        inner=max([4 * hidden, *(number * max(used, 1) for number in named)]),
         token_values=layers * cached if family.attends else 0,
         state_values=layers * wide * state if family.recurs else 0,
         context_length=integer(_POSITIONS, 1, MAX_POSITIONS, _NO_POSITIONS),

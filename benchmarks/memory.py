@@ -15,7 +15,6 @@ WORDS = "The quick brown fox jumps over the lazy dog and runs along the river un
 # The shape of the tiny model: enough weights to outweigh what is computed from them.
 SHAPE = {
     "hidden_size": 512,
-    "num_hidden_layers": 12,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "intermediate_size": 1536,
@@ -37,16 +36,21 @@ def main() -> None:
         print(json.dumps(measured(Path(model), *map(int, numbers), extra)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        models = {"tiny, float32": tiny(Path(folder) / "wide", "float32")}
-        models["tiny, bfloat16"] = tiny(Path(folder) / "half", "bfloat16")
+        wide, draft = tiny(Path(folder) / "wide", "float32"), tiny(Path(folder) / "draft", "float32", layers=3)
+        models: dict[str, tuple[Path, list[str]]] = {
+            "tiny, float32": (wide, []),
+            "tiny, bfloat16": (tiny(Path(folder) / "half", "bfloat16"), []),
+            "tiny with a draft": (wide, [f"draft={json.dumps(str(draft))}"]),
+        }
         if arguments.gguf is not None:
-            models[arguments.gguf.stem] = arguments.gguf
+            models[arguments.gguf.stem] = (arguments.gguf, [])
+            models[f"{arguments.gguf.stem}, lookup = 8"] = (arguments.gguf, ["lookup=8"])
         print("| model | requests of prompt + answer | predicted | peak | predicted / peak | process |")
         print("| --- | --- | --- | --- | --- | --- |")
         worst = 0.0
-        for name, path in models.items():
+        for name, (path, own) in models.items():
             for prompt, answer, requests in PROMPTS[: 1 if arguments.quick else None]:
-                found = in_a_process(path, prompt, answer, requests, arguments.setting)
+                found = in_a_process(path, prompt, answer, requests, [*own, *arguments.setting])
                 ratio = found["predicted"] / found["peak"]
                 worst = max(worst, abs(ratio - 1))
                 cells = (
@@ -61,10 +65,10 @@ def main() -> None:
         print("The peak is what the engine tells with each answer; the process has Python and its libraries besides.")
 
 
-def tiny(folder: Path, dtype: str) -> Path:
+def tiny(folder: Path, dtype: str, layers: int = 12) -> Path:
     from metalchat_engine_mlx.testing import write_tiny_model
 
-    return write_tiny_model(folder, dtype=dtype, **SHAPE)
+    return write_tiny_model(folder, dtype=dtype, **SHAPE, num_hidden_layers=layers)
 
 
 def in_a_process(path: Path, prompt: int, answer: int, requests: int, settings: list[str]) -> dict[str, int]:

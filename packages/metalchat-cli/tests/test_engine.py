@@ -10,6 +10,7 @@ import pytest
 from metalchat_engine import Capabilities, EngineSettings, ModelSource
 from metalchat_engine.testing import EchoEngine
 from metalchat_engine.testing._echo import EchoModel
+from metalchat_engine_mlx.testing import write_tiny_model
 
 Cli = Callable[..., Any]
 Fails = Callable[..., str]
@@ -178,6 +179,22 @@ def test_a_draft_that_is_not_in_the_store_is_named(
     monkeypatch.setenv("METALCHAT_ENGINE_DRAFT", "Elsewhere")
     assert "model 'Elsewhere' not found" in fails(4, "prompt", "-c", "word")
     assert engine.loads == []
+
+
+def test_the_doctor_takes_settings_as_answers_do_and_says_how_weights_are_kept(cli: Cli, place: Path) -> None:
+    for name, bits in (("Small", None), ("Packed", 4)):
+        done = cli("model", "pull", write_tiny_model(place / name, bits=bits).as_uri())
+        assert done.code == 0, done.err
+    assert cli("checkout", "Packed").code == 0
+    manifest = Path("metalchat.toml")
+    table = '[engine]\ndraft = "Small"\n[engine.adapters]\nred = "red"\n'
+    manifest.write_text(manifest.read_text() + table)
+    done = cli("doctor")
+    assert done.code == 0, done.out
+    (line,) = [line for line in done.out.splitlines() if line.startswith("ok       weights  ")]
+    assert "/Packed: float32, " in line or "/Packed: as in the files: " in line
+    manifest.write_text(manifest.read_text().replace('"Small"', '"Nowhere"'))
+    assert "problem  engine  'draft' of [engine]: model 'Nowhere' not found" in cli("doctor").out.splitlines()
 
 
 def test_a_draft_may_be_a_path(cli: Cli, engine: Paced, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -211,9 +211,8 @@ def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettin
         )
     with home.naming_the_pull(resolved.model):
         path = home.store().path(resolved.model.id)
-    # An adapter is loaded where it is asked for.
-    table = {key: value for key, value in resolved.section("engine").items() if not key.startswith("adapters.")}
-    engine = load_engine(str(table.pop("name", "mlx")))
+    name, table = engine_table(resolved)
+    engine = load_engine(name)
     length = resolved.setting(_LENGTH)
     chosen = length is not None and length.origin.scope != "config.json"
     options = {name: setting.value for name, setting in resolved.options().items()}
@@ -222,10 +221,17 @@ def engine_for(resolved: "Resolved") -> "tuple[Engine, ModelSource, EngineSettin
         ModelSource(path=path, name=resolved.model.repository, options=options),
         EngineSettings(
             context_length=int(length.value) if length is not None and chosen else None,
-            extra=with_draft(table),
+            extra=table,
             state_directory=home.home() / "cache",
         ),
     )
+
+
+def engine_table(resolved: "Resolved") -> "tuple[str, dict[str, Value]]":
+    """The name of the engine, and the keys of [engine] as it takes them. An adapter is loaded where it is asked for."""
+    table = {key: value for key, value in resolved.section("engine").items() if not key.startswith("adapters.")}
+    name = str(table.pop("name", "mlx"))
+    return name, with_draft(table)
 
 
 def adapter_folder(resolved: "Resolved", name: str) -> tuple[str, Path]:

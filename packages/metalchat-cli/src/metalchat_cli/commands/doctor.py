@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from metalchat_cli import __version__, errors, home, sizes, terminal
+from metalchat_cli import __version__, errors, home, session, sizes, terminal
 
 Level = Literal["ok", "warning", "problem"]
 MARKS: dict[Level, str] = {"ok": "ok     ", "warning": "warning", "problem": "problem"}
@@ -109,10 +109,14 @@ def manifests() -> Iterator[Finding]:
 def engines() -> Iterator[Finding]:
     from metalchat_engine import EngineError, EngineSettings, SupportsDiagnosis, load_engine
     from metalchat_engine import engines as found
+    from metalchat_manifest import Value
+    from metalchat_store import ModelNotFound
 
-    table = dict(home.settings().section("engine"))
-    chosen = table.pop("name", None)
-
+    try:
+        chosen, table = session.engine_table(home.settings())
+    except ModelNotFound as error:
+        yield Finding(level="problem", subject="engine", text=f"'draft' of [engine]: {error}")
+        chosen, table = "", dict[str, Value]()
     points = {point.name: point for point in found() if point.allowed}
     if not points:
         yield Finding(level="problem", subject="engine", text="none is installed. pip install metalchat-engine-mlx")
@@ -130,6 +134,30 @@ def engines() -> Iterator[Finding]:
             yield Finding(level="ok", subject="engine", text=f"{point.name}: {line}")
 
 
+def weights() -> Iterator[Finding]:
+    """How what is checked out would be loaded, where its engine has a choice, and whether it fits."""
+    from metalchat_engine import EngineError, SupportsMemoryEstimate
+    from metalchat_store import ModelNotFound
+
+    try:
+        engine, source, settings = session.engine_for(home.settings())
+    except (errors.NotCheckedOut, ModelNotFound):
+        return  # that is another finding
+    if not isinstance(engine, SupportsMemoryEstimate):
+        return
+    try:
+        found = engine.estimate(source, settings)
+    except EngineError as error:
+        yield Finding(level="problem", subject="weights", text=f"{source.name}: {error}")
+        return
+    if found.fits is False and not found.largest_context:
+        needed, left = sizes.size_text(found.total), sizes.size_text(found.available or 0)
+        text = f"{source.name} needs {needed} of memory, and {left} are left"
+        yield Finding(level="warning", subject="weights", text=text)
+    elif found.reason is not None:
+        yield Finding(level="ok", subject="weights", text=f"{source.name}: {found.reason}")
+
+
 def secrets() -> Iterator[Finding]:
     found = home.credentials()
     yield Finding(level="ok", subject="credentials", text=f"{len(found.list())} kept")
@@ -144,4 +172,4 @@ def commands() -> Iterator[Finding]:
         yield Finding(level="ok", subject="command", text=f"{point.name} ({point.distribution} {point.version})")
 
 
-CHECKS = (machine, directory, manifests, models, engines, secrets, commands)
+CHECKS = (machine, directory, manifests, models, engines, weights, secrets, commands)

@@ -146,6 +146,15 @@ def test_factors_of_a_rope_become_words_of_a_config(factor: float, kind: str, tm
     assert rope.regime(40) == rope.regime(1)
 
 
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 0.5, 5000.0, 1e6])
+def test_f_2_strange_factors_are_kept_or_refused(factor: float, tmp_path: Path) -> None:
+    source = write_llama(tmp_path / "tiny.gguf", types="F32", rope_factors=[factor] * 8)
+    made = quantised(source.path, tmp_path / "q", bits=8, group_size=32)
+    rope = read_checkpoint(ModelSource(path=made)).config.layers[0].attention.rope
+    assert rope is not None
+    assert np.allclose(rope.periods(rope.regime(40)), [10000.0 ** (pair / 8) * factor for pair in range(8)], rtol=1e-4)
+
+
 def test_what_no_checkpoint_can_say_is_refused_with_the_reason(tmp_path: Path) -> None:
     path = write_llama(tmp_path / "tiny.gguf").path
     data = path.read_bytes()

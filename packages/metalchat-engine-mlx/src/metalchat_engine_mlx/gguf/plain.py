@@ -10,7 +10,7 @@ import numpy as np
 from metalchat_engine import UnsupportedModel
 
 from metalchat_engine_mlx.gguf._types import AFFINE_BITS
-from metalchat_engine_mlx.gguf.config import LONG_FACTORS, config_from_gguf
+from metalchat_engine_mlx.gguf.config import config_from_gguf
 from metalchat_engine_mlx.gguf.header import GgufHeader
 from metalchat_engine_mlx.gguf.tensors import GROUP_SIZE, parameters
 from metalchat_engine_mlx.gguf.tokenizer import tokenizer_from_gguf
@@ -22,7 +22,7 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 _STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 # What every Llama since 3.1 has; the file holds only what follows from it.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-_CLOSE = 1e-4
+_LARGEST, _CLOSE = 1024, 1e-4
 
 
 class GgufSource:
@@ -91,10 +91,11 @@ def _rope_scaling(header: GgufHeader, config: dict[str, Any]) -> dict[str, Any] 
     with opened(header.path, header) as file:
         rows = [row.tolist() for row in rope_factors(file, header)]
     if scaling["rope_type"] == "longrope":
-        return scaling | dict(zip(("short_factor", "long_factor"), rows[-len(LONG_FACTORS) :], strict=True))
+        return scaling | dict(zip(("short_factor", "long_factor"), rows, strict=True))
     (row,) = rows
-    if _is_llama3(row, config["rope_theta"]):
-        return {"rope_type": "llama3", "factor": round(max(row), 3), **_LLAMA3}
+    factor = round(max(row), 3)
+    if 1 < factor <= _LARGEST and _is_llama3(row, config["rope_theta"], factor):
+        return {"rope_type": "llama3", "factor": factor, **_LLAMA3}
     if config["model_type"] != "llama":
         raise UnsupportedModel(
             f"'{header.file}' spells out the factors of its rope, which the config.json of a {config['model_type']}"
@@ -110,13 +111,13 @@ def _rope_scaling(header: GgufHeader, config: dict[str, Any]) -> dict[str, Any] 
     }
 
 
-def _is_llama3(row: list[float], theta: float) -> bool:
+def _is_llama3(row: list[float], theta: float, factor: float) -> bool:
     original = int(_LLAMA3["original_max_position_embeddings"])
     plain = Rope(dims=2 * len(row), theta=theta, original=original, positions=original)
     rope = replace(
         plain,
         kind="llama3",
-        factor=round(max(row), 3),
+        factor=factor,
         low_freq_factor=_LLAMA3["low_freq_factor"],
         high_freq_factor=_LLAMA3["high_freq_factor"],
     )

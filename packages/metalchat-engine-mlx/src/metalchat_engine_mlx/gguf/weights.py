@@ -97,7 +97,8 @@ def read_parameter(
 def rope_factors(file: FileIO, header: GgufHeader) -> list[NDArray[np.float32]]:
     """The divisors of each pair's frequency that the file spells out: none, a row, or those of a longrope."""
     found: list[NDArray[np.float32]] = []
-    for name in (ROPE_FACTORS, *LONG_FACTORS):
+    # Of the others, if they are there, nobody has looked at the type and the shape.
+    for name in LONG_FACTORS if LONG_FACTORS[0] in header.tensors else (ROPE_FACTORS,):
         tensor = header.tensors.get(name)
         if tensor is not None:
             found.append(_read(file, tensor, header).view("<f4"))

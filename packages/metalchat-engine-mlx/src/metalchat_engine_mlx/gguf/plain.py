@@ -38,9 +38,8 @@ class GgufSource:
         self.tensors = {name: PlainTensor(dtype=_STORED[dtype], shape=shape) for name, shape in shapes.items()}
         config = config_from_gguf(header) | {"torch_dtype": dtype}
         config["rope_scaling"] = _rope_scaling(header, config)
-        # The file has numbers of 32 bits, a config.json those that were meant.
         self.config = {
-            key: float(str(np.float32(value))) if isinstance(value, float) else value
+            key: _meant(value) if isinstance(value, float) else value
             for key, value in config.items()
             if value not in (None, [])
         }
@@ -89,7 +88,7 @@ def _rope_scaling(header: GgufHeader, config: dict[str, Any]) -> dict[str, Any] 
     if scaling is None or scaling["rope_type"] not in ("gguf_factors", "longrope"):
         return scaling
     with opened(header.path, header) as file:
-        rows = [row.tolist() for row in rope_factors(file, header)]
+        rows = [[_meant(value) for value in row.tolist()] for row in rope_factors(file, header)]
     if scaling["rope_type"] == "longrope":
         return scaling | dict(zip(("short_factor", "long_factor"), rows, strict=True))
     (row,) = rows
@@ -123,3 +122,8 @@ def _is_llama3(row: list[float], theta: float, factor: float) -> bool:
     )
     expected = [period / base for period, base in zip(rope.periods(), plain.periods(), strict=True)]
     return all(abs(found / wanted - 1) < _CLOSE for found, wanted in zip(row, expected, strict=True))
+
+
+def _meant(value: float) -> float:
+    """The shortest number that is the same in 32 bits, as the file has it."""
+    return float(str(np.float32(value)))

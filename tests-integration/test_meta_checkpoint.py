@@ -15,12 +15,20 @@ META = Path(__file__).parents[1] / "packages" / "metalchat-store" / "tests" / "g
 EXPECTED = json.loads((META / "expected.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+@pytest.fixture(scope="module", params=["link", "folder"])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    """The model by Meta's link, and from the folder that Meta's own downloader leaves."""
     files = {name: (META / name).read_bytes() for name in ("params.json", "tokenizer.model")}
+    files["consolidated.00.pth"] = (META / "whole.pth").read_bytes()
+    home = tmp_path_factory.mktemp("meta") / "home"
+    if request.param == "folder":
+        folder = tmp_path_factory.mktemp("checkpoints") / "Llama3.2-1B-Instruct"
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return ModelSource(path=Store(home, environ={}).pull(folder.as_uri()).entry.path)
     with FakeMeta() as meta:
-        meta.add("Llama-3.2-1B-Instruct", files | {"consolidated.00.pth": (META / "whole.pth").read_bytes()})
-        home = tmp_path_factory.mktemp("meta") / "home"
+        meta.add("Llama-3.2-1B-Instruct", files)
         pulled = Store(home, environ=meta.environ, remotes={"meta": MetaRemote}).pull("meta:Llama3.2-1B-Instruct")
     return ModelSource(path=pulled.entry.path)
 

@@ -276,7 +276,7 @@ def test_weights_that_the_checklist_does_not_name_are_refused(home: Path) -> Non
         remote = MetaRemote()
         remote.list(REPOSITORY, revision=None, context=context)
         remote.close()
-    assert notices == ["Meta's checklist does not name 'tokenizer.model': only its size is compared"]
+    assert notices == ["Meta's checklist does not name 'tokenizer.model': its content is not compared"]
 
 
 def test_params_that_cannot_be_used_are_known_before_the_weights_are_fetched(home: Path) -> None:

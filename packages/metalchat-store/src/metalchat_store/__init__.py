@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Remote,
         RemoteContext,
         RemoteFile,
+        Serves,
         Unpacks,
     )
     from metalchat_store.repair import Repaired
@@ -136,6 +137,7 @@ __all__ = [
     "Repositories",
     "RepositoryNotFound",
     "Root",
+    "Serves",
     "Store",
     "StoreError",
     "Unpacks",
@@ -183,6 +185,7 @@ _MODULES = {
         "Remote",
         "RemoteContext",
         "RemoteFile",
+        "Serves",
         "Unpacks",
     ),
     "repair": ("Repaired",),

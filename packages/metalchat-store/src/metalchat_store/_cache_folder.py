@@ -8,6 +8,7 @@ from pathlib import Path
 from metalchat_store.caches import Found, Tool, chosen
 from metalchat_store.errors import StoreError
 from metalchat_store.remote import RemoteContext
+from metalchat_store.remotes._meta_releases import has_checkpoint
 from metalchat_store.remotes.file import FileRemote
 
 _DEPTH = 4
@@ -46,6 +47,10 @@ def _models(folder: Path, root: Path, tool: Tool, depth: int) -> Iterator[Found]
     names = {file.name for file in files}
     if names & {"config.json", "params.json"} and any(name.endswith(".safetensors") for name in names):
         yield _found(folder, root, tool)
+        return
+    if has_checkpoint(names):
+        reason = f"it is converted, which needs a second copy: 'metalchat model pull {folder.as_uri()}' does that"
+        yield Found(tool=tool, repository=folder.as_uri(), place=folder, reason=reason)
         return
     for file in files:
         if file.suffix == ".gguf" and not file.name.startswith("mmproj"):

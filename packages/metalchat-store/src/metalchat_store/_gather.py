@@ -9,12 +9,14 @@ from typing import Self
 
 from metalchat_store._adopt import KINDS
 from metalchat_store._download import remote_errors
+from metalchat_store._files import disk_errors
 from metalchat_store._known import Known
 from metalchat_store._layout import Layout
-from metalchat_store._local import take
+from metalchat_store._local import compare, take
 from metalchat_store._parts import PIECE
 from metalchat_store._unpack import unpack
-from metalchat_store.blobs import Blobs
+from metalchat_store.blobs import Blobs, Stamp
+from metalchat_store.errors import IntegrityError
 from metalchat_store.names import check_names
 from metalchat_store.remote import Adopts, Listing, Member, Remote, RemoteContext, RemoteFile, Unpacks
 from metalchat_store.transfer import Stored, Transfer, Waiting, key_of
@@ -48,6 +50,7 @@ class Gatherer:
         self.fetched = 0
         self._held = ExitStack()
         self._archives: dict[str, Callable[[], tuple[Path, int]]] = {}
+        self._sources: dict[Path, Stamp] = {}
         self._members: Mapping[str, Member] | None = None
         self._layout = layout
         self._remote = remote
@@ -106,8 +109,11 @@ class Gatherer:
         Blobs(self._layout.blobs).settle(unsettled)
 
     def claim(self) -> None:
-        """Wait until no other pull has the archives."""
+        """Wait until no other pull has the archives. Those of this computer are left to everybody."""
         for file in self._listing.files:
+            if isinstance(self._remote, Adopts):
+                self._archives[file.path] = partial(self._here, self._remote, file)
+                continue
             self._archives[file.path] = self._held.enter_context(self._transfer.archive(file))
 
     def members(self, remote: Unpacks) -> Mapping[str, Member]:
@@ -131,6 +137,9 @@ class Gatherer:
                 self.stored[member.path] = unpack(
                     self._layout, member, self._known, lambda done, member=member: self._show(member, done)
                 )
+        for source, stamp in self._sources.items():
+            if Stamp.of(source.stat()) != stamp:
+                raise IntegrityError(f"'{source.name}' changed while it was read. Pull again")
 
     def _together(self, groups: list[list[RemoteFile]]) -> None:
         from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -159,6 +168,14 @@ class Gatherer:
             source = remote.local(self._listing, file)
         seen = partial(self._tell, file.path, total=file.size)
         return take(self._layout, source, file, self._known, seen, copies=self._copies)
+
+    def _here(self, remote: Adopts, file: RemoteFile) -> tuple[Path, int]:
+        """An archive of this computer, verified, and that nothing was fetched for it."""
+        with remote_errors(self._listing.repository):
+            source = remote.local(self._listing, file)
+        with disk_errors(source, reading=True):
+            self._sources[source] = compare(source, file, partial(self._tell, file.path, total=file.size))
+        return source, 0
 
     def _show(self, member: Member, done: int) -> None:
         self._tell(member.path, done, member.size)

@@ -54,6 +54,24 @@ def take(
     return Stored(digest=digest, stamp=stamp, adopted=kind)
 
 
+def compare(source: Path, file: RemoteFile, seen: Callable[[int], None]) -> Stamp:
+    """The stamp of a file that is read where it lies; `IntegrityError` if it is not what was listed."""
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    wanted = {hasher: digest for hasher, digest in ((sha256, file.sha256), (md5, file.md5)) if digest is not None}
+    descriptor = open_regular(source)
+    try:
+        facts = os.fstat(descriptor)
+        if wanted:
+            hash_file(descriptor, facts.st_size, tuple(wanted), seen)
+    finally:
+        os.close(descriptor)
+    if file.size not in (None, facts.st_size):
+        raise IntegrityError(f"'{file.path}' changed while it was read. Pull again")
+    if any(hasher.hexdigest() != digest for hasher, digest in wanted.items()):
+        raise IntegrityError(f"'{file.location}' is damaged: it is not what its checklist says. Nothing was kept")
+    return Stamp.of(facts)
+
+
 def _same(source: Path, blob: Path) -> bool:
     try:
         return os.path.samestat(os.stat(source), blob.lstat())  # noqa: PTH116 - beside lstat

@@ -194,12 +194,15 @@ class Member:
 
 @runtime_checkable
 class Unpacks(Protocol):
-    """A remote whose listed files are archives; what is inside them is the model."""
+    """A remote whose listed files are archives; what is inside them is the model.
+
+    One that adopts too has its archives on this computer: they are read where they lie.
+    """
 
     def members(self, listing: Listing, archives: Mapping[str, Path]) -> Iterable[Member]:
         """What the model consists of, with the paths that it shall have.
 
-        `archives` maps every listed path to the fetched and verified file. They are deleted after the pull.
+        `archives` maps every listed path to the verified file. What was fetched is deleted after the pull.
         """
         ...
 
@@ -228,6 +231,15 @@ class ChecksAddresses(Protocol):
 
     def check_address(self, repository: str, *, kind: str) -> None:
         """Raise `InvalidRepository` for what is no address of that kind; asks nobody."""
+        ...
+
+
+@runtime_checkable
+class Serves(Protocol):
+    """A remote that has another way for some addresses of models, such as folders whose content is converted."""
+
+    def serving(self, repository: str) -> Remote:
+        """The remote that is used for that address; it shares what this one holds. Asks nobody."""
         ...
 
 

@@ -135,6 +135,10 @@ def _tensors(found: Mapping[str, RemoteFile]) -> tuple[str, ...]:
 def _instead(name: str, pickles: list[str]) -> str:
     """Where the same model may be had without code in it."""
     if any(path.rpartition("/")[2].startswith("consolidated.") for path in pickles):
+        if name.startswith("file:"):
+            return (
+                "'metalchat model pull' converts the folder itself that they lie in, if it has the name of its release"
+            )
         return "'metalchat model pull meta:NAME' converts what Meta itself gives out"
     return f"find it in safetensors or GGUF with 'metalchat model search {name.rpartition('/')[2]}'"
 

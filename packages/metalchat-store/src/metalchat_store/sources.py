@@ -9,7 +9,7 @@ from metalchat_store._backoff import Backoff
 from metalchat_store._download import remote_errors
 from metalchat_store.discovery import load_remote
 from metalchat_store.errors import InvalidRepository, NetworkError
-from metalchat_store.remote import ChecksAddresses, Closes, Listing, Remote, RemoteContext
+from metalchat_store.remote import ChecksAddresses, Closes, Listing, Remote, RemoteContext, Serves
 from metalchat_store.selection import split_file
 
 _VERSION = re.compile(r"[A-Za-z0-9!+._-]{1,128}")
@@ -96,7 +96,7 @@ def opened(
         if kind is not None and isinstance(remote, ChecksAddresses):
             with remote_errors(source.address):
                 remote.check_address(source.address, kind=kind)
-        yield remote
+        yield remote.serving(source.address) if kind == "model" and isinstance(remote, Serves) else remote
     finally:
         if isinstance(remote, Closes):
             remote.close()

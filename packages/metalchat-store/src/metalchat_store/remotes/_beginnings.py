@@ -1,9 +1,12 @@
-"""A remote of files of which only the beginning is known."""
+"""A remote of files of which only the beginning is known, such as those that Meta's checkpoints will become."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
-from metalchat_store.remote import Body, Listing, RemoteContext, RemoteFile
+from metalchat_store.checkpoint.model import Traits
+from metalchat_store.checkpoint.preview import preview
+from metalchat_store.remote import Body, Listing, Preview, RemoteContext, RemoteFile
 
 
 class Beginnings:
@@ -23,3 +26,11 @@ class Beginnings:
     ) -> Iterator[Body]:
         """What is known of a file from `offset` on."""
         yield Body(offset=offset, chunks=(self._known[file.path][0][offset:],))
+
+
+def previewed(listing: Listing, params: bytes, traits: Traits) -> Preview:
+    """What the checkpoints of a listing will become, as far as its `params.json`, which is `params`, tells."""
+    size = sum(file.size or 0 for file in listing.files if file.path.endswith(".pth"))
+    config, beginning, total = preview(params, size, traits)
+    shown = Beginnings({"config.json": (config, len(config)), "model.safetensors": (beginning, total)})
+    return Preview(listing=replace(listing, files=shown.files), remote=shown, cost=lambda: len(params))

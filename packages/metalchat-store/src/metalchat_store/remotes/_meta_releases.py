@@ -1,11 +1,14 @@
 """The releases of Llama that Meta gives out: their folders and files, and what their files do not say of them."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from metalchat_store.checkpoint.model import Traits
 from metalchat_store.errors import InvalidRepository
 
 _LONG = 131072
+_WEIGHTS = re.compile(r"consolidated\.[0-9]{2,3}\.pth")
 
 # Descriptor, repository at Hugging Face (without its organisation), files of weights, tokens of context, licence,
 # and the folder where that is not the repository's name.
@@ -117,3 +120,36 @@ def find_release(name: str) -> Release:
     known = {row[0].casefold(): row[0] for row in _TEXT}
     near = [known[word] for word in get_close_matches(name[:80].casefold(), known, 3, 0.5)] or ["Llama3.2-1B-Instruct"]
     raise InvalidRepository(f"Meta has no model {name[:80]!a}: write meta:NAME, such as {', '.join(near)}")
+
+
+def named_release(folder: str) -> Release:
+    """The release whose folder has that name, as Meta's downloaders leave it: its descriptor, or its folder at Meta.
+
+    `Meta-` may stand before it. Raises `InvalidRepository` for any other name, and as `find_release` does.
+    """
+    plain = folder.removeprefix("Meta-").casefold()
+    for descriptor, repository, _, _, _, elsewhere in _TEXT:
+        if plain in _names(descriptor, elsewhere or repository):
+            return find_release(descriptor)
+    for descriptor, repository, _ in _OTHERS:
+        if plain in _names(descriptor, repository):
+            return find_release(descriptor)
+    raise InvalidRepository(
+        f"the folder has checkpoints of Meta, and its name {folder[:80]!a} does not tell of which release: "
+        "rename it, for example to Llama3.2-1B-Instruct"
+    )
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether that is the name of one of the files of weights."""
+    return _WEIGHTS.fullmatch(name) is not None
+
+
+def has_checkpoint(names: Iterable[str]) -> bool:
+    """Whether a folder of these files has Meta's weights, and none that could be taken as they are."""
+    found = tuple(names)
+    return any(map(is_checkpoint, found)) and not any(name.endswith((".safetensors", ".gguf")) for name in found)
+
+
+def _names(descriptor: str, folder: str) -> tuple[str, str]:
+    return descriptor.replace(":", "-").casefold(), folder.casefold()

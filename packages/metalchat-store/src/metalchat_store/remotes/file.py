@@ -1,17 +1,21 @@
-"""Models that lie on this computer already: `file:///home/me/model`, a folder or a single `.gguf` file."""
+"""Models that lie on this computer already: `file:///home/me/model`, a folder or a single `.gguf` file.
+
+A folder of Meta's checkpoints is converted instead (see `metalchat_store.remotes._meta_folder`).
+"""
 
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from metalchat_store._cache_huggingface import is_shared
 from metalchat_store.errors import DiskError, IntegrityError, InvalidRepository, Refused, RepositoryNotFound
 from metalchat_store.names import check_name
-from metalchat_store.remote import Body, Listing, RemoteContext, RemoteFile
+from metalchat_store.remote import Body, Listing, Remote, RemoteContext, RemoteFile
+from metalchat_store.remotes._meta_releases import has_checkpoint
 
 _DEPTH = 3
 _BLOCK = 1 << 20
@@ -24,6 +28,16 @@ class FileRemote:
     The commit is a fingerprint of names, sizes, times and inodes: it changes when a file does. Hidden files, links
     to folders, and names that no model may have are left out.
     """
+
+    def serving(self, repository: str) -> Remote:
+        """Itself, or what converts the checkpoints that the folder has."""
+        root = _local_path(repository)
+        with suppress(OSError):  # what is not there, or no folder, is told by `list`
+            if has_checkpoint(os.listdir(root)):  # noqa: PTH208 - names alone
+                from metalchat_store.remotes._meta_folder import MetaFolder
+
+                return MetaFolder()
+        return self
 
     def list(self, repository: str, *, revision: str | None, context: RemoteContext) -> Listing:
         """Every file of the folder, or the single file. A folder has no revisions."""

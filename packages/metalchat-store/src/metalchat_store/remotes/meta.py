@@ -9,10 +9,8 @@ Meta's checklist gives each file's MD5 or SHA-256. The files are fetched against
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from urllib.parse import urlsplit
@@ -22,7 +20,6 @@ from metalchat_store._answers import TooLarge, gathered
 from metalchat_store._http import Head, Http, busy
 from metalchat_store.checkpoint import model
 from metalchat_store.checkpoint.params import LIMIT, read_params
-from metalchat_store.checkpoint.preview import preview
 from metalchat_store.errors import (
     AccessDenied,
     IntegrityError,
@@ -32,15 +29,13 @@ from metalchat_store.errors import (
     StoreError,
 )
 from metalchat_store.remote import Body, Listing, Member, Preview, RemoteContext, RemoteFile
-from metalchat_store.remotes._beginnings import Beginnings
+from metalchat_store.remotes._beginnings import previewed
+from metalchat_store.remotes._meta_checklist import CHECKLIST, CHECKLIST_LIMIT, check_named, identified, parse_checklist
 from metalchat_store.remotes._meta_releases import Release, find_release
 from metalchat_store.remotes._ranges import Ranges
 
 LINK = "METALCHAT_META_URL"
 ASK = "https://www.llama.com/llama-downloads"
-_CHECKLIST = "checklist.chk"
-_CHECKLIST_LIMIT = 64 << 10
-_LINE = re.compile(r"([0-9a-fA-F]{32}|[0-9a-fA-F]{64})[ \t]+[*]?(?:[.]/)?([A-Za-z0-9][A-Za-z0-9._-]{0,127})")
 
 
 class MetaRemote:
@@ -56,7 +51,7 @@ class MetaRemote:
         The only revision is the commit. Raises `AccessDenied` without a link, or with one that expired.
         """
         release = _release(repository)
-        checklist = self._small(release, _CHECKLIST, _CHECKLIST_LIMIT, context)
+        checklist = self._small(release, CHECKLIST, CHECKLIST_LIMIT, context)
         commit = hashlib.sha256(checklist).hexdigest()[:40]
         if revision not in (None, commit):
             raise RepositoryNotFound(f"'{repository}' is {commit[:7]} and has no other revision: pull it without one")
@@ -65,11 +60,9 @@ class MetaRemote:
         files = [_file(release, model.PARAMS, len(params), digests)]
         _verify(params, files[0])
         read_params(params)
-        for name in (model.TOKENIZER, *release.weights):
-            if name not in digests:
-                if name != model.TOKENIZER:
-                    raise IntegrityError(f"Meta's checklist of '{release.name}' does not name '{name}'")
-                context.notice(f"Meta's checklist does not name '{name}': only its size is compared")
+        names = (model.TOKENIZER, *release.weights)
+        check_named(names, digests, release.name, context.notice)
+        for name in names:
             files.append(_file(release, name, self._size(release, name, context), digests))
         return Listing(repository=repository, commit=commit, files=tuple(files), license=release.license)
 
@@ -91,11 +84,7 @@ class MetaRemote:
         """The converted model, as far as `params.json` tells what it will be; no weights are looked at."""
         release = _release(listing.repository)
         params = self._small(release, model.PARAMS, LIMIT, context)
-        sizes = [file.size for file in listing.files if file.path in release.weights]
-        size = sum(size for size in sizes if size is not None)
-        config, beginning, total = preview(params, size, release.traits)
-        shown = Beginnings({"config.json": (config, len(config)), "model.safetensors": (beginning, total)})
-        yield Preview(listing=replace(listing, files=shown.files), remote=shown, cost=lambda: len(params))
+        yield previewed(listing, params, release.traits)
 
     def close(self) -> None:
         """End all connections."""
@@ -139,19 +128,6 @@ class MetaRemote:
             return self._own
 
 
-def parse_checklist(data: bytes) -> Mapping[str, str]:
-    """The digest of each file by its name: 32 digits of MD5 or 64 of SHA-256. Raises `IntegrityError`."""
-    found: dict[str, str] = {}
-    for line in data.decode("utf-8", errors="replace").splitlines():
-        if not line.strip():
-            continue
-        match = _LINE.fullmatch(line.strip())
-        if match is None or match[2] in found:
-            raise IntegrityError("Meta's checklist is not a list of digests and file names")
-        found[match[2]] = match[1].lower()
-    return found
-
-
 def _release(repository: str) -> Release:
     return find_release(repository.partition(":")[2])
 
@@ -177,14 +153,7 @@ def _link(release: Release, environ: Mapping[str, str]) -> tuple[str, Origin]:
 
 
 def _file(release: Release, name: str, size: int, digests: Mapping[str, str]) -> RemoteFile:
-    digest = digests.get(name, "")
-    return RemoteFile(
-        path=name,
-        size=size,
-        sha256=digest if len(digest) == 64 else None,
-        md5=digest if len(digest) == 32 else None,
-        location=f"{release.folder}/{name}",
-    )
+    return identified(RemoteFile(path=name, size=size, location=f"{release.folder}/{name}"), digests)
 
 
 def _verify(data: bytes, file: RemoteFile) -> None:

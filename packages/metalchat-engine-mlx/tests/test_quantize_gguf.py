@@ -21,6 +21,7 @@ from metalchat_engine.testing import collect
 from metalchat_engine_mlx import MlxEngine
 from metalchat_engine_mlx.checkpoint import read_checkpoint
 from metalchat_engine_mlx.engine import read_prompt
+from metalchat_engine_mlx.gguf import read_header
 from metalchat_engine_mlx.gguf._architectures import ARCHITECTURES
 from metalchat_engine_mlx.load import decoder_of
 from metalchat_engine_mlx.testing import gguf_families, write_tiny_model
@@ -153,6 +154,17 @@ def test_f_2_strange_factors_are_kept_or_refused(factor: float, tmp_path: Path) 
     rope = read_checkpoint(ModelSource(path=made)).config.layers[0].attention.rope
     assert rope is not None
     assert np.allclose(rope.periods(rope.regime(40)), [10000.0 ** (pair / 8) * factor for pair in range(8)], rtol=1e-4)
+
+
+def test_f_2_values_beyond_16_bits_are_refused_without_a_warning(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "tiny.gguf", types="Q4_0").path
+    place = read_header(path).tensors["token_embd.weight"].offset
+    data = bytearray(path.read_bytes())
+    data[place : place + 2] = struct.pack("<e", 65504.0)  # the scale of the first block
+    path.write_bytes(data)
+    with pytest.raises(UnsupportedModel, match=r"'token_embd\.weight' has values that are no numbers of float16$"):
+        quantised(path, tmp_path / "q")
+    assert list((tmp_path / "q").iterdir()) == []
 
 
 def test_what_no_checkpoint_can_say_is_refused_with_the_reason(tmp_path: Path) -> None:

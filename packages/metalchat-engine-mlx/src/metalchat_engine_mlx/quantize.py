@@ -68,9 +68,13 @@ def quantize(
     plain = [module for module, _, _ in matrices(checkpoint.config, source.tensors) if module not in packed]
     documents = {**source.files, "config.json": _config(source.config, plain, packing)}
     outputs = [output for name, tensor in source.tensors.items() for output in _outputs(name, tensor, packed, packing)]
-    with (destination / WEIGHTS).open("xb") as file:
-        file.write(_header(outputs))
-        _write(source, file, packed, packing, progress)
+    with (destination / WEIGHTS).open("xb") as file, np.errstate(all="ignore"):
+        try:
+            file.write(_header(outputs))
+            _write(source, file, packed, packing, progress)
+        except BaseException:
+            (destination / WEIGHTS).unlink(missing_ok=True)
+            raise
     for name, data in documents.items():
         (destination / name).write_bytes(data)
     for path in sorted(papers.iterdir()) if papers is not None else ():

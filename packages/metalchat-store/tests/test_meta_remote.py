@@ -19,7 +19,8 @@ from metalchat_store import (
     StoreError,
 )
 from metalchat_store.remotes.meta import MetaRemote, parse_checklist
-from metalchat_store.testing import FakeMeta, RemoteContract
+from metalchat_store.testing import FakeMeta, MemoryRemote, RemoteContract
+from metalchat_store.testing.memory import tiny_model
 
 META = Path(__file__).parent / "golden" / "meta"
 REPOSITORY = "meta:Llama3.2-1B-Instruct"
@@ -121,6 +122,16 @@ def test_damage_is_repaired_and_a_lock_restored_by_the_same_conversion(home: Pat
     kept.remove(id)
     assert kept.restore(lock).entry.id == id
     assert path.read_bytes() == whole
+
+
+def test_without_a_link_the_others_are_asked_what_is_new_all_the_same(home: Path, meta: FakeMeta) -> None:
+    store(home, meta).pull(REPOSITORY)
+    shelf = MemoryRemote(files=tiny_model())
+    kept = Store(home, environ={}, remotes={"meta": MetaRemote, "memory": lambda: shelf})
+    kept.pull("memory://host/org/model")
+    found = {each.entry.spec.repository: each for each in kept.outdated() if each.entry.spec is not None}
+    assert isinstance(found[REPOSITORY].error, AccessDenied)
+    assert found["memory://host/org/model"].error is None
 
 
 def test_what_a_pull_would_fetch_is_known_before(home: Path, meta: FakeMeta) -> None:

@@ -1,6 +1,8 @@
 """A large file comes in several parts at once, and goes on where each of them stopped."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metalchat_store import DiskError, NetworkError, Store, _parts
+from metalchat_store import DiskError, NetworkError, Store, _partials, _parts
+from metalchat_store._files import create
 from metalchat_store._spans import Spans
 from metalchat_store.testing import MemoryRemote
 from metalchat_store.testing.memory import Fault, tiny_model
@@ -178,9 +181,6 @@ def test_a_journal_with_other_ranges_is_not_trusted(make_store: Make, home: Path
 
 
 def test_a_disk_that_fails_in_a_part_ends_the_pull(make_store: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-    import os
-
     real = os.pwrite
 
     def pwrite(descriptor: int, data: bytes, offset: int) -> int:
@@ -191,6 +191,28 @@ def test_a_disk_that_fails_in_a_part_ends_the_pull(make_store: Make, monkeypatch
     monkeypatch.setattr(os, "pwrite", pwrite)
     with pytest.raises(DiskError, match="input/output error"):
         make_store(remote()).pull(URL)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_journal_that_cannot_be_written_is_what_the_error_says(
+    make_store: Make, home: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    written: set[Path] = set()
+
+    def full(path: Path) -> int:
+        if path.suffix == ".json" and path in written:  # the answer's validator is to be noted
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.add(path)
+        return create(path)
+
+    monkeypatch.setattr(_partials, "create", full)
+    monkeypatch.setattr(_parts, "PIECE", 40_000)
+    there = MemoryRemote(files=tiny_model(size=200_000 * shards, shards=shards))
+    with pytest.raises(DiskError, match="full"):
+        make_store(there).pull(URL)
+    monkeypatch.undo()
+    store = make_store(there)
+    assert store.verify(store.pull(URL).entry.id).ok
 
 
 def test_a_body_that_fails_in_an_unknown_way_is_asked_for_in_order(make_store: Make) -> None:

@@ -152,6 +152,7 @@ class Gatherer:
             except BaseException:
                 self._waiting.stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
+                self._waiting.stop.clear()  # what was deleted meanwhile may be brought again
                 raise
 
     def _fetch(self, files: list[RemoteFile]) -> None:

@@ -67,7 +67,10 @@ class Parts:
             self._over = True
             for worker in workers:
                 worker.join()
-            self._partial.mark(self._spans)
+            try:
+                self._partial.mark(self._spans)
+            except OSError as error:
+                self._fail(error)
         if self._failure is not None:
             raise self._failure
         look()
@@ -84,9 +87,16 @@ class Parts:
         except (StoreError, IndexError):
             pass  # the caller asks again, in order, and says what is wrong
         except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits, which raises it
-            self._failure, self._over = error, True
+            self._fail(error)
         with self._changed:
             self._changed.notify()
+
+    def _fail(self, error: BaseException) -> None:
+        """The first failure is the one to raise: without a journal, say, those after it tell of a missing file."""
+        with self._changed:
+            if self._failure is None:
+                self._failure = error
+            self._over = True
 
     def _fetch(self, start: int, end: int) -> None:
         with self._opened(start, end) as body:

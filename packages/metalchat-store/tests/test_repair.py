@@ -61,7 +61,7 @@ def test_S_5_ten_thousand_flipped_bytes_are_all_found(make_store: Make) -> None:
         descriptor = descriptors[path]
         byte = os.pread(descriptor, 1, place)
         os.pwrite(descriptor, bytes([byte[0] ^ 1 << noise.randrange(8)]), place)
-        found += examine(entry, snapshot, everything=True).damaged == (path,)
+        found += examine(entry.path, snapshot, everything=True).damaged == (path,)
         os.pwrite(descriptor, byte, place)
     for descriptor in descriptors.values():
         os.close(descriptor)

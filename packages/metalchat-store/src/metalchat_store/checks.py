@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from metalchat_store._files import hash_file, open_regular
 from metalchat_store._layout import Layout
@@ -13,6 +15,16 @@ from metalchat_store.errors import Corrupted
 from metalchat_store.names import local_path
 from metalchat_store.snapshots import Snapshot, SnapshotFile, Snapshots
 from metalchat_store.types import Entry, FileCheck
+
+_LOOKS = 5  # at what is replaced again and again
+
+
+class _Entry(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+
+Looked = TypeVar("Looked", bound=_Entry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,24 +41,58 @@ class Outcome:
 
 
 def examine(
-    entry: Entry,
+    folder: Path,
     snapshot: Snapshot,
     *,
     everything: bool,
     seen: Callable[[str, int, int | None], None] = lambda _path, _done, _total: None,
 ) -> Outcome:
-    """Compare the files of an entry with their record.
+    """Compare the files in the folder of an entry with their record.
 
     A file whose size, time and inode are the recorded ones is hashed only if `everything` is.
     """
     checks: list[FileCheck] = []
     stamps: dict[str, Stamp | None] = {}
     for file in snapshot.files:
-        reason, stamp = _examine(entry, file, everything=everything, seen=seen)
+        reason, stamp = _examine(folder, file, everything=everything, seen=seen)
         checks.append(FileCheck(path=file.path, ok=not reason, reason=reason))
         if stamp != file.stamp:
             stamps[file.path] = stamp
     return Outcome(checks=tuple(checks), stamps=stamps)
+
+
+def look(
+    layout: Layout,
+    find: Callable[[], tuple[Looked, Snapshot | None]],
+    *,
+    everything: bool,
+    seen: Callable[[str, int, int | None], None] = lambda _path, _done, _total: None,
+) -> tuple[Looked, Outcome | None]:
+    """Examine what `find` finds, and record the outcome; None where there is no record of its files.
+
+    Damage counts if nobody replaced or removed the entry meanwhile, which looks the same: `find` says what is there.
+    """
+    for last in (False,) * _LOOKS + (True,):
+        entry, snapshot = found = find()
+        before = _state(entry.path)
+        outcome = None
+        if snapshot is not None:
+            outcome = examine(entry.path, snapshot, everything=everything, seen=seen)
+        whole = outcome is not None and not outcome.damaged
+        if whole or last or (_state(entry.path) == before and find() == found):
+            break
+    if snapshot is not None and outcome is not None:
+        record(layout, snapshot, outcome)
+    return entry, outcome
+
+
+def _state(folder: Path) -> tuple[int, int] | None:
+    """What changes when another folder takes this name."""
+    try:
+        facts = folder.lstat()
+    except FileNotFoundError:
+        return None
+    return facts.st_ino, facts.st_ctime_ns
 
 
 def record(layout: Layout, snapshot: Snapshot, outcome: Outcome) -> None:
@@ -76,9 +122,9 @@ def corrupted(entry: Entry, files: tuple[str, ...] = ()) -> Corrupted:
 
 
 def _examine(
-    entry: Entry, file: SnapshotFile, *, everything: bool, seen: Callable[[str, int, int | None], None]
+    folder: Path, file: SnapshotFile, *, everything: bool, seen: Callable[[str, int, int | None], None]
 ) -> tuple[str, Stamp | None]:
-    path = local_path(entry.path, file.path)
+    path = local_path(folder, file.path)
     try:
         descriptor = open_regular(path)
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,7 @@ class Pull:
         self._snapshots = Snapshots(layout)
         self._entries = Entries(layout)
         self._missing: int | None = None
+        self._id: str | None = None
         self._held: list[tuple[Entry, str]] = []
 
     def plan(self) -> Plan:
@@ -136,7 +137,7 @@ class Pull:
                 continue
             if not self._matches(listing, snapshot):
                 continue
-            outcome = examine(entry, snapshot, everything=False, seen=self._fetching.seen)
+            outcome = examine(entry.path, snapshot, everything=False, seen=self._fetching.seen)
             record(self._layout, snapshot, outcome)
             if not outcome.damaged:
                 return entry
@@ -243,12 +244,16 @@ class Pull:
                 return self._attempt(listing, gatherer)
             except FileNotFoundError:  # another process removed a model that shares content with this one
                 gatherer.forget_lost()
-        return self._attempt(listing, gatherer)
+        if self._id is None:
+            return self._attempt(listing, gatherer)
+        with self._locked(self._id):  # or this very model, again and again
+            return self._attempt(listing, gatherer, locked=True)
 
-    def _attempt(self, listing: Listing, gatherer: Gatherer) -> Pulled:
+    def _attempt(self, listing: Listing, gatherer: Gatherer, *, locked: bool = False) -> Pulled:
         found, selection, architecture = self._bring(listing, gatherer)
         spec = self._spec(selection, architecture)
-        with self._locked(spec.id):
+        self._id = spec.id
+        with nullcontext() if locked else self._locked(spec.id):
             before = self._before(spec.id)
             snapshot = Snapshot(
                 id=spec.id,
@@ -348,7 +353,7 @@ class Pull:
         same = before is not None and before.commit == snapshot.commit
         if same and before is not None and _content(before) == _content(snapshot):
             entry = self._entries.read(snapshot.id)
-            if entry.damaged is None and not examine(entry, snapshot, everything=False).damaged:
+            if entry.damaged is None and not examine(entry.path, snapshot, everything=False).damaged:
                 self._snapshots.write(snapshot)
                 return
         self._snapshots.write(snapshot)

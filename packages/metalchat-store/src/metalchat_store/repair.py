@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metalchat_store import _partials
@@ -44,7 +45,7 @@ class Repaired:
     quarantined: int = 0
 
 
-def set_aside(layout: Layout, snapshot: Snapshot, entry: Entry) -> tuple[tuple[SnapshotFile, ...], int]:
+def set_aside(layout: Layout, snapshot: Snapshot, folder: Path) -> tuple[tuple[SnapshotFile, ...], int]:
     """Move damaged blobs of a model into quarantine, and name whole ones again.
 
     Returns one file of the snapshot for every content that the store does not have any more, and the bytes moved.
@@ -62,7 +63,7 @@ def set_aside(layout: Layout, snapshot: Snapshot, entry: Entry) -> tuple[tuple[S
             with suppress(FileNotFoundError):  # another repair was faster
                 os.rename(path, layout.quarantine / private_name(digest.hex, "bad"))  # noqa: PTH104 - counted in tests
                 moved += size
-    heal_files(layout, entry.path, snapshot.files)
+    heal_files(layout, folder, snapshot.files)
     return tuple(file for digest, file in contents.items() if not os.path.lexists(blobs.path(digest))), moved
 
 

@@ -15,7 +15,7 @@ from metalchat_store._layout import Layout
 from metalchat_store._locks import entry_lock
 from metalchat_store._publish import fill, show
 from metalchat_store.blobs import Blobs
-from metalchat_store.checks import examine, record
+from metalchat_store.checks import examine, look, record
 from metalchat_store.entries import MANIFEST, Entries, difference, quote
 from metalchat_store.errors import AmbiguousModel, Corrupted, InvalidRepository, ModelNotFound
 from metalchat_store.filters import Filter
@@ -27,7 +27,7 @@ from metalchat_store.selection import short_name
 from metalchat_store.snapshots import Snapshot, SnapshotFile, Snapshots
 from metalchat_store.sources import Remotes
 from metalchat_store.transfer import Stored
-from metalchat_store.types import Entry, FileCheck, Progress
+from metalchat_store.types import FileCheck, Progress
 
 KINDS = ("dataset", "space")
 _PREFIX = re.compile(r"[0-9a-f]{4,40}")
@@ -141,14 +141,11 @@ class Repositories:
     def verify(self, reference: str, progress: Progress | None = None) -> KeptVerification:
         """Hash every file. What is damaged is remembered, and the next pull repairs it."""
         with disk_errors(self._layout.home, reading=True):
-            kept = self.find(reference)
-            snapshot = self._snapshots.read(kept.id, kept.commit) if kept.commit is not None else None
-            if snapshot is None:
+            seen = _ignore if progress is None else progress.file
+            kept, outcome = look(self._layout, lambda: self._recorded(reference), everything=True, seen=seen)
+            if outcome is None:
                 reason = f"{kept.damaged or 'no record of its files'}; pull it again"
                 return KeptVerification(kept=kept, files=(FileCheck(path=MANIFEST, ok=False, reason=reason),))
-            seen = _ignore if progress is None else progress.file
-            outcome = examine(_entry(kept), snapshot, everything=True, seen=seen)
-            record(self._layout, snapshot, outcome)
             return KeptVerification(kept=kept, files=outcome.checks)
 
     def repair(
@@ -164,7 +161,7 @@ class Repositories:
             if snapshot is None:
                 raise Corrupted(f"{self.kind} '{kept.id}' has no record of what was pulled. Pull it again")
             self._layout.prepare()
-            missing, moved = set_aside(self._layout, snapshot, _entry(kept))
+            missing, moved = set_aside(self._layout, snapshot, kept.path)
             fetched = 0
             if missing:
                 commit = None if snapshot.repository.startswith("file:") else snapshot.commit
@@ -188,16 +185,16 @@ class Repositories:
     def path(self, reference: str) -> Path:
         """The folder, checked: what changed size, time or inode is hashed again. Raises `Corrupted`."""
         with disk_errors(self._layout.home, reading=True):
-            kept = self.find(reference)
-            snapshot = self._snapshots.read(kept.id, kept.commit) if kept.commit is not None else None
-            damaged: tuple[str, ...] = (MANIFEST,)
-            if snapshot is not None:
-                outcome = examine(_entry(kept), snapshot, everything=False)
-                record(self._layout, snapshot, outcome)
-                damaged = outcome.damaged
+            kept, outcome = look(self._layout, lambda: self._recorded(reference), everything=False)
+            damaged = (MANIFEST,) if outcome is None else outcome.damaged
             if damaged:
                 raise Corrupted(f"{self.kind} '{kept.id}' is corrupted", files=damaged)
             return kept.path
+
+    def _recorded(self, reference: str) -> tuple[Kept, Snapshot | None]:
+        """One and the record of its files."""
+        kept = self.find(reference)
+        return kept, self._snapshots.read(kept.id, kept.commit) if kept.commit is not None else None
 
     def _pull(self, fetching: Fetching, wanted: Filter) -> KeptNow:
         from metalchat_manifest import legacy_identifier
@@ -212,7 +209,7 @@ class Repositories:
         chosen = [file for file in listing.files if file.path in names]
         if before is not None and before.commit == listing.commit and len(before.files) == len(chosen):
             kept = self._read(id)
-            outcome = examine(_entry(kept), before, everything=False)
+            outcome = examine(kept.path, before, everything=False)
             record(self._layout, before, outcome)
             if not outcome.damaged:
                 return KeptNow(kept=kept, already=True, fetched_bytes=0)
@@ -312,10 +309,6 @@ def _manifest(kind: str, snapshot: Snapshot) -> str:
         f"[source]\nkind = {quote(kind)}\nrepository = {quote(snapshot.repository)}\n"
         f"commit = {quote(snapshot.commit)}\nfiles = {len(snapshot.files)}\nbytes = {snapshot.size}\n"
     )
-
-
-def _entry(kept: Kept) -> Entry:
-    return Entry(id=kept.id, spec=None, path=kept.path)
 
 
 def _silent(_text: str) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from metalchat_store.describe import Description
     from metalchat_store.remote import Authorizer
     from metalchat_store.search import Hit
+    from metalchat_store.snapshots import Snapshot
 
 _RECENT = 3600.0  # seconds for which a snapshot without an entry may belong to a pull in flight
 
@@ -154,18 +155,15 @@ class Store(Adopting, Deriving, Locking, Upkeep):
 
     def verify(self, reference: str, progress: Progress | None = None) -> Verification:
         """Hash every file of a model. What is damaged is remembered: `path` refuses it and `pull` repairs it."""
-        from metalchat_store.checks import examine, record
-        from metalchat_store.snapshots import Snapshots
+        from metalchat_store.checks import look
         from metalchat_store.types import FileCheck
 
         with disk_errors(self.home, reading=True):
-            entry = self.find(reference)
-            snapshot = Snapshots(self._layout).read(entry.id, entry.commit)
-            if snapshot is None:
+            seen = _ignore if progress is None else progress.file
+            entry, outcome = look(self._layout, lambda: self._recorded(reference), everything=True, seen=seen)
+            if outcome is None:
                 reason = f"{entry.damaged or 'no record of its files'}; pull it again"
                 return Verification(entry=entry, files=(FileCheck(path=MANIFEST, ok=False, reason=reason),))
-            outcome = examine(entry, snapshot, everything=True, seen=_ignore if progress is None else progress.file)
-            record(self._layout, snapshot, outcome)
             checks = outcome.checks
             if entry.spec is None:
                 checks += (FileCheck(path=MANIFEST, ok=False, reason=entry.damaged or ""),)
@@ -180,25 +178,29 @@ class Store(Adopting, Deriving, Locking, Upkeep):
         put into the store has no record and is returned as it is.
         """
         from metalchat_store import _used
-        from metalchat_store.checks import corrupted, examine, record
-        from metalchat_store.snapshots import Snapshots
+        from metalchat_store.checks import corrupted, look
 
-        with disk_errors(self.home, reading=True):
-            entry = self.find(reference)
+        def find() -> "tuple[Entry, Snapshot | None]":
+            entry, snapshot = self._recorded(reference)
             if entry.spec is None or (entry.damaged is not None and entry.size is None):
                 raise corrupted(entry)
-            snapshot = Snapshots(self._layout).read(entry.id, entry.commit)
-            if snapshot is None:
-                if entry.damaged is not None or entry.commit is not None:
-                    raise corrupted(entry)
-                _used.touch(self._layout, entry.id)
-                return entry.path
-            outcome = examine(entry, snapshot, everything=False)
-            record(self._layout, snapshot, outcome)
-            if outcome.damaged:
+            return entry, snapshot
+
+        with disk_errors(self.home, reading=True):
+            entry, outcome = look(self._layout, find, everything=False)
+            if outcome is None and (entry.damaged is not None or entry.commit is not None):
+                raise corrupted(entry)
+            if outcome is not None and outcome.damaged:
                 raise corrupted(entry, outcome.damaged)
             _used.touch(self._layout, entry.id)
             return entry.path
+
+    def _recorded(self, reference: str) -> "tuple[Entry, Snapshot | None]":
+        """A model and the record of its files."""
+        from metalchat_store.snapshots import Snapshots
+
+        entry = self.find(reference)
+        return entry, Snapshots(self._layout).read(entry.id, entry.commit)
 
     def abbreviate(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Each id with its first 7 characters, or as many more as set it apart from the others."""

@@ -44,13 +44,13 @@ class Versions(Base):
                 verification = self._verified(pulled.entry, snapshots.read(entry.id, pulled.entry.commit))
                 return Repaired(entry=pulled.entry, verification=verification, fetched_bytes=pulled.fetched_bytes)
             seen = None if progress is None else progress.file
-            outcome = examine(entry, snapshot, everything=True, **({} if seen is None else {"seen": seen}))
+            outcome = examine(entry.path, snapshot, everything=True, **({} if seen is None else {"seen": seen}))
             record(self._layout, snapshot, outcome)
             snapshot = snapshot.with_stamps(outcome.stamps)
             if not outcome.damaged and entry.spec is not None and entry.damaged is None:
                 verification = Verification(entry=entry, files=outcome.checks)
                 return Repaired(entry=entry, verification=verification)
-            missing, moved = set_aside(self._layout, snapshot, entry)
+            missing, moved = set_aside(self._layout, snapshot, entry.path)
             fetched = 0
             if missing:
                 check_source(entry.id, snapshot.commit)
@@ -194,7 +194,7 @@ class Versions(Base):
         snapshot = Snapshots(self._layout).read(entry.id, entry.commit)
         if snapshot is None or entry.spec is None:
             raise corrupted(entry)
-        outcome = examine(entry, snapshot, everything=False)
+        outcome = examine(entry.path, snapshot, everything=False)
         record(self._layout, snapshot, outcome)
         if outcome.damaged:
             raise corrupted(entry, outcome.damaged)
@@ -221,7 +221,7 @@ class Versions(Base):
 
         if snapshot is None:
             return Verification(entry=entry, files=())
-        outcome = examine(entry, snapshot, everything=True)
+        outcome = examine(entry.path, snapshot, everything=True)
         record(self._layout, snapshot, outcome)
         return Verification(entry=entry, files=outcome.checks)
 

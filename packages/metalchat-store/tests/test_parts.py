@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,6 +192,31 @@ def test_a_disk_that_fails_in_a_part_ends_the_pull(make_store: Make, monkeypatch
     monkeypatch.setattr(os, "pwrite", pwrite)
     with pytest.raises(DiskError, match="input/output error"):
         make_store(remote()).pull(URL)
+
+
+@pytest.mark.skipif(not hasattr(os, "fdatasync"), reason="the system writes back by itself")
+def test_a_disk_that_fails_while_parts_are_written_back_ends_the_pull(
+    make_store: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells of it once, so the synchronisation at the end would find nothing wrong."""
+    written = threading.Event()
+
+    def fdatasync(_descriptor: int) -> None:
+        written.set()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def hold(_name: str, position: int) -> None:
+        if position > SIZE // 2:
+            written.wait(30)
+
+    monkeypatch.setattr(_parts, "WRITE_BACK", 1)
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    there = remote(on_chunk=hold)
+    with pytest.raises(DiskError, match="input/output error"):
+        make_store(there).pull(URL)
+    monkeypatch.undo()
+    store = make_store(remote())
+    assert store.verify(store.pull(URL).entry.id).ok
 
 
 @pytest.mark.parametrize("shards", [1, 2])

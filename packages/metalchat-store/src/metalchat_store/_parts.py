@@ -4,6 +4,7 @@ Whatever fails ends its own connection and nothing else. What is missing at the 
 fetches it in order, with pauses and patience.
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from metalchat_store.remote import Body
 
 PIECE = 64 << 20  # bytes; each costs the hub one request
 CONNECTIONS = 4
+WRITE_BACK = 64 << 20  # bytes that may wait for the medium before they are hurried to it
 _LOOK = 0.05  # seconds after which what has arrived is hashed and shown
 
 
@@ -56,17 +58,20 @@ class Parts:
             threading.Thread(target=self._fetch_parts, name="metalchat-part", daemon=True)
             for _ in range(min(CONNECTIONS, len(self._work)))
         ]
-        for worker in workers:
-            worker.start()
+        writer = threading.Thread(target=self._write_back, name="metalchat-sync", daemon=True)
+        for thread in (*workers, writer):
+            thread.start()
         try:
             while any(worker.is_alive() for worker in workers):
                 with self._changed:
                     self._changed.wait(_LOOK)
                 look()
         finally:
-            self._over = True
-            for worker in workers:
-                worker.join()
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+            for thread in (*workers, writer):
+                thread.join()
             try:
                 self._partial.mark(self._spans)
             except OSError as error:
@@ -80,6 +85,19 @@ class Parts:
         with self._changed:
             return self._spans.reach(start)
 
+    def _write_back(self) -> None:
+        """Have bytes written to the medium while others arrive, so that the end need not wait for all of them."""
+        written = 0
+        try:
+            while not self._over and hasattr(os, "fdatasync"):
+                with self._changed:
+                    self._changed.wait(_LOOK)
+                if self.fetched - written >= WRITE_BACK:
+                    written = self.fetched
+                    os.fdatasync(self._partial.descriptor)
+        except OSError as error:  # told once: the synchronisation at the end may find nothing wrong
+            self._fail(error)
+
     def _fetch_parts(self) -> None:
         try:
             while not self._over and self._work:
@@ -89,7 +107,7 @@ class Parts:
         except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits, which raises it
             self._fail(error)
         with self._changed:
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:
         """The first failure is the one to raise: without a journal, say, those after it tell of a missing file."""

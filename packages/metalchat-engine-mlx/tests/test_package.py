@@ -9,7 +9,15 @@ from pathlib import Path
 import metalchat_engine_mlx
 import mlx.core as mx
 import pytest
-from metalchat_engine import EngineError, EngineSettings, GenerationRequest, Inspection, InvalidModel, ModelSource
+from metalchat_engine import (
+    EngineError,
+    EngineSettings,
+    GenerationRequest,
+    Inspection,
+    InvalidModel,
+    ModelSource,
+    Sampling,
+)
 from metalchat_engine.testing import collect
 from metalchat_engine_mlx import MlxEngine
 from metalchat_engine_mlx.testing import write_tiny_adapter, write_tiny_model
@@ -86,7 +94,9 @@ def test_a_closed_model_keeps_no_memory(kind: str, tmp_path: Path) -> None:
         before = mx.get_active_memory()
         with MlxEngine().load(ModelSource(path=tiny), settings) as model:
             adapter = next(iter(model.info.adapters), None)
-            request = GenerationRequest(prompt="so it is " * 8, max_tokens=8, adapter=adapter)
+            request = GenerationRequest(
+                prompt="so it is " * 8, sampling=Sampling(temperature=0), max_tokens=8, adapter=adapter
+            )
             assert collect(model, request).finish.usage.completion_tokens > 0
         # Somebody may still hold the closed model.
         assert mx.get_active_memory() == before

@@ -14,6 +14,7 @@ from metalchat_engine import (
     GenerationRequest,
     ModelSource,
     Quantization,
+    Sampling,
     SupportsQuantization,
     UnsupportedModel,
     UnsupportedRequest,
@@ -83,7 +84,12 @@ def test_a_quantised_model_answers(asked: dict[str, Any], label: str, tmp_path: 
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (tmp_path / "q" / name).read_bytes() == (source / name).read_bytes()
     with engine.load(ModelSource(path=tmp_path / "q"), EngineSettings()) as model:
-        assert collect(model, GenerationRequest(prompt=TEXT, max_tokens=4)).finish.usage.completion_tokens > 0
+        assert (
+            collect(
+                model, GenerationRequest(prompt=TEXT, sampling=Sampling(temperature=0), max_tokens=4)
+            ).finish.usage.completion_tokens
+            > 0
+        )
 
 
 @pytest.mark.parametrize("stacked", [False, True])
@@ -96,7 +102,12 @@ def test_routers_and_odd_matrices_stay_as_they_are(stacked: bool, tmp_path: Path
     assert table[f"model.layers.0.mlp.{down}"] is False
     assert "model.layers.0.self_attn.q_proj" not in table
     with MlxEngine().load(ModelSource(path=tmp_path / "q"), EngineSettings()) as model:
-        assert collect(model, GenerationRequest(prompt=TEXT, max_tokens=2)).finish.usage.completion_tokens > 0
+        assert (
+            collect(
+                model, GenerationRequest(prompt=TEXT, sampling=Sampling(temperature=0), max_tokens=2)
+            ).finish.usage.completion_tokens
+            > 0
+        )
 
 
 def test_perplexity_is_the_mean_of_what_each_token_costs(tmp_path: Path) -> None:

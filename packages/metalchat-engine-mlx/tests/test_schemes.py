@@ -9,7 +9,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from metalchat_engine import EngineSettings, GenerationRequest, InvalidModel, Message, ModelSource, UnsupportedModel
+from metalchat_engine import (
+    EngineSettings,
+    GenerationRequest,
+    InvalidModel,
+    Message,
+    ModelSource,
+    Sampling,
+    UnsupportedModel,
+)
 from metalchat_engine.testing import collect
 from metalchat_engine_mlx import MlxEngine
 from metalchat_engine_mlx.checkpoint import read_checkpoint
@@ -225,7 +233,9 @@ def test_such_a_model_answers_and_takes_what_inspect_says(table: dict[str, Any],
     source = ModelSource(path=tmp_path / "m")
     inspection = MlxEngine().inspect(source)
     with MlxEngine().load(source, EngineSettings(extra={"device": "cpu"})) as model:
-        answer = collect(model, GenerationRequest(messages=(Message.user("hello"),), max_tokens=4))
+        answer = collect(
+            model, GenerationRequest(messages=(Message.user("hello"),), sampling=Sampling(temperature=0), max_tokens=4)
+        )
     assert answer.finish.usage.completion_tokens in range(1, 5)
     _, parameters = _read(read_checkpoint(source))
     arrays = parameters._arrays

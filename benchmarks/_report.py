@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every value of every run there")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep what is slow to make there")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`--gguf`, the file of a model, or what METALCHAT_TEST_SMOLLM2 names; None where nothing does."""
+    named = os.environ.get("METALCHAT_TEST_SMOLLM2")
+    parser.add_argument("--gguf", type=Path, metavar="PATH", default=named, help="the model ($METALCHAT_TEST_SMOLLM2)")
 
 
 def publish(report: Report, arguments: argparse.Namespace) -> None:

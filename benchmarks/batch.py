@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ from pathlib import Path
 from _machine import circumstances, load_afterwards
 from _measure import Sample, alternate, cache_directory, clean_environment
 from _peer_model import peer_folder
-from _report import Goal, Report, Row, add_arguments, publish
+from _report import Goal, Report, Row, add_arguments, add_model, publish
 
 PACKAGES = ("metalchat-engine-mlx", "mlx", "numpy", "mlx-lm", "transformers")
 SUBJECTS = ("dog", "cat", "boat", "house", "river", "king", "tree", "road")
@@ -23,8 +22,7 @@ PROMPT = "Once upon a time there was a {0}, and everybody in the village knew it
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    named = os.environ.get("METALCHAT_TEST_SMOLLM2")
-    parser.add_argument("--gguf", type=Path, metavar="PATH", default=named, help="the model ($METALCHAT_TEST_SMOLLM2)")
+    add_model(parser)
     parser.add_argument("--tokens", type=int, metavar="N", default=24, help="tokens of each answer (24)")
     parser.add_argument("--requests", type=int, metavar="N", nargs="+", default=[1, 4, 8], help="how many at once")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)

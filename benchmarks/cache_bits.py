@@ -2,17 +2,17 @@
 
 import argparse
 import math
-import os
 import time
 from pathlib import Path
+
+from _report import add_model
 
 TEXT = Path(__file__).parents[1] / "LICENSE"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    named = os.environ.get("METALCHAT_TEST_SMOLLM2")
-    parser.add_argument("--gguf", type=Path, metavar="PATH", default=named, help="the model ($METALCHAT_TEST_SMOLLM2)")
+    add_model(parser)
     parser.add_argument("--text", type=Path, metavar="PATH", default=TEXT, help="what it reads (the license)")
     parser.add_argument("--context", type=int, metavar="N", default=768, help="tokens it has read before (768)")
     parser.add_argument("--tokens", type=int, metavar="N", default=128, help="tokens that it predicts (128)")

@@ -2,13 +2,14 @@
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
 from typing import Any
+
+from _report import add_model
 
 PROMPTS = ((64, 32, 1), (512, 64, 1), (1024, 32, 2), (256, 32, 8))
 WORDS = "The quick brown fox jumps over the lazy dog and runs along the river until the evening comes. "
@@ -24,8 +25,7 @@ SHAPE = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    named = os.environ.get("METALCHAT_TEST_SMOLLM2")
-    parser.add_argument("--gguf", type=Path, metavar="PATH", default=named, help="a model ($METALCHAT_TEST_SMOLLM2)")
+    add_model(parser)
     parser.add_argument("--setting", metavar="KEY=JSON", action="append", default=[], help="one of the engine's own")
     parser.add_argument("--quick", action="store_true", help="only the smallest of each")
     parser.add_argument("--one", nargs=4, metavar=("MODEL", "PROMPT", "ANSWER", "REQUESTS"), help=argparse.SUPPRESS)

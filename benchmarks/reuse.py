@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from _machine import circumstances, load_afterwards
 from _measure import Sample, alternate, clean_environment
-from _report import Goal, Report, Row, add_arguments, publish
+from _report import Goal, Report, Row, add_arguments, add_model, publish
 
 if TYPE_CHECKING:
     from metalchat_engine import Constraint, Message, Model, Timings
@@ -28,8 +27,7 @@ WARM_UP = 4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    named = os.environ.get("METALCHAT_TEST_SMOLLM2")
-    parser.add_argument("--gguf", type=Path, metavar="PATH", default=named, help="the model ($METALCHAT_TEST_SMOLLM2)")
+    add_model(parser)
     parser.add_argument("--history-tokens", type=int, metavar="N", help="what a second turn or process has read (2000)")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--states", type=Path, help=argparse.SUPPRESS)

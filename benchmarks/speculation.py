@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from _machine import circumstances, load_afterwards
 from _measure import Sample, alternate, cache_directory, clean_environment
 from _peer_model import peer_folder
-from _report import Check, Goal, Report, Row, add_arguments, publish
+from _report import Check, Goal, Report, Row, add_arguments, add_model, publish
 
 NOTICE = (
     "The ferry to the island leaves at nine in the morning and again at three in the afternoon. Tickets are sold at "
@@ -40,8 +39,7 @@ WARM_UP = 4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    named = os.environ.get("METALCHAT_TEST_SMOLLM2")
-    parser.add_argument("--gguf", type=Path, metavar="PATH", default=named, help="the model ($METALCHAT_TEST_SMOLLM2)")
+    add_model(parser)
     parser.add_argument("--answer-tokens", type=int, metavar="N", help="length of the answers, at most (72)")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

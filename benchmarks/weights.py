@@ -11,6 +11,7 @@ from typing import Any
 
 from _measure import cache_directory
 from _peer_model import peer_folder
+from _report import add_model
 
 REPEATS, ANSWER, WARM_UP = 14, 32, 4
 WORDS = "The quick brown fox jumps over the lazy dog and runs along the river until the evening comes. "
@@ -18,8 +19,7 @@ WORDS = "The quick brown fox jumps over the lazy dog and runs along the river un
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    named = os.environ.get("METALCHAT_TEST_SMOLLM2")
-    parser.add_argument("--gguf", type=Path, metavar="PATH", default=named, help="the model ($METALCHAT_TEST_SMOLLM2)")
+    add_model(parser)
     parser.add_argument("--blas", type=Path, metavar="PATH", action="append", default=[], help="a library to try too")
     parser.add_argument("--runs", type=int, metavar="N", default=3, help="runs of each, of which the best counts (3)")
     parser.add_argument("--one", metavar="SIDE", help=argparse.SUPPRESS)
